@@ -18,6 +18,8 @@ pub(crate) struct Case {
     pub(crate) also: Also,
     /// Whether it is not possible on this machine, and so shown as ignored.
     pub(crate) ignored: bool,
+    /// The name of its [`Cases::together`], if it is one of such cases.
+    pub(crate) together: Option<&'static str>,
     pub(crate) run: Run,
 }
 
@@ -28,7 +30,7 @@ impl Case {
         run: impl FnOnce() -> Result<()> + Send + 'static,
     ) -> Self {
         let run = Box::new(move |_: &str| run());
-        Self { name: name.into(), also: Also::Nothing, ignored: false, run }
+        Self { name: name.into(), also: Also::Nothing, ignored: false, together: None, run }
     }
 
     /// Marks it as ignored unless it is possible.
@@ -36,18 +38,8 @@ impl Case {
         Self { ignored: !possible, ..self }
     }
 
-    /// Whether it is a case of a client's stack and a server's, as its name shows.
-    pub(crate) fn is_of_pair(&self) -> bool {
-        self.name.contains(" -> ")
-    }
-
-    /// The name of its plan: the start of its own name.
-    pub(crate) fn plan(&self) -> &str {
-        self.name.split(':').next().unwrap_or_default()
-    }
-
     pub(crate) fn trial(self) -> Trial {
-        let Self { name, also, ignored, run } = self;
+        let Self { name, also, ignored, together: _, run } = self;
         Trial::test(name.clone(), move || {
             let begin = Instant::now();
             let result = run(&name);
@@ -62,9 +54,29 @@ impl Case {
 
 /// A list of cases, in the order in which they run.
 #[derive(Default)]
-pub(crate) struct Cases(pub(crate) Vec<Case>);
+pub(crate) struct Cases {
+    pub(crate) all: Vec<Case>,
+    together: Option<&'static str>,
+}
 
 impl Cases {
+    /// Adds cases that run at the same time, under this name, because they wait most of the time. So each has its own
+    /// daemon, which watches only the case's ports or processes. Or they share one, compare only what their own
+    /// processes did, and have the same plan: a method's type follows from the messages of all its processes.
+    pub(crate) fn together(&mut self, name: &'static str, add: impl FnOnce(&mut Self)) {
+        self.together = Some(name);
+        add(self);
+        self.together = None;
+    }
+
+    /// Adds cases.
+    pub(crate) fn extend(&mut self, cases: impl IntoIterator<Item = Case>) {
+        for case in cases {
+            let together = self.together.or(case.together);
+            self.all.push(Case { together, ..case });
+        }
+    }
+
     /// Adds a case.
     pub(crate) fn add(
         &mut self,
@@ -111,6 +123,6 @@ impl Cases {
         let there: Option<[&Stack; N]> = there.try_into().ok();
         let possible = there.is_some();
         let case = Case::new(name, move || run(there.context("a stack is missing")?));
-        self.0.push(Case { also, ..case.only_if(possible) });
+        self.extend([Case { also, ..case.only_if(possible) }]);
     }
 }

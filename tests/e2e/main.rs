@@ -21,8 +21,7 @@
 //! # Order
 //!
 //! The cases run one after the other, because there are few CPUs and every daemon sees the system calls of every
-//! case. Only those of pairs of stacks with the same plan run at the same time: they wait most of the time, and their
-//! processes distinguish them.
+//! case. Only those of a [`case::Cases::together`] run at the same time.
 
 #![expect(clippy::float_cmp, reason = "counts are exact in f64")]
 #![expect(
@@ -36,6 +35,7 @@ mod comparison;
 mod plans;
 mod registry;
 
+use std::iter;
 use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
@@ -70,11 +70,14 @@ fn main() -> Result<ExitCode> {
     }
     let together = arguments.test_threads.unwrap_or(TOGETHER);
     let mut failed = false;
-    for cases in batches(cases) {
-        let of_pairs = cases.first().is_some_and(Case::is_of_pair);
-        arguments.test_threads = Some(if of_pairs { together } else { 1 });
-        let trials = cases.into_iter().map(Case::trial).collect();
-        failed |= libtest_mimic::run(&arguments, trials).has_failed();
+    let mut cases = cases.into_iter().peekable();
+    while let Some(first) = cases.next() {
+        let name = first.together;
+        let mut batch = vec![first.trial()];
+        batch
+            .extend(iter::from_fn(|| cases.next_if(|case| case.together == name)).map(Case::trial));
+        arguments.test_threads = Some(if name.is_some() { together } else { 1 });
+        failed |= libtest_mimic::run(&arguments, batch).has_failed();
     }
     if !arguments.list {
         report::end();
@@ -85,24 +88,7 @@ fn main() -> Result<ExitCode> {
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// The cases of pairs of stacks plan by plan, then all others. A daemon sees the calls of all cases that run at the
-/// same time, and a method's type follows from the messages of all its processes.
-fn batches(cases: Vec<Case>) -> Vec<Vec<Case>> {
-    let (pairs, others): (Vec<_>, Vec<_>) = cases.into_iter().partition(Case::is_of_pair);
-    let mut batches: Vec<Vec<Case>> = Vec::new();
-    for case in pairs {
-        match batches.last_mut() {
-            Some(batch) if batch.first().is_some_and(|first| first.plan() == case.plan()) => {
-                batch.push(case);
-            }
-            _ => batches.push(vec![case]),
-        }
-    }
-    batches.push(others);
-    batches
-}
-
-/// The number of cases of pairs that run at the same time, without `--test-threads`.
+/// The number of cases that run at the same time, without `--test-threads`.
 const TOGETHER: usize = 3;
 
 /// Whether the filter selects a case.

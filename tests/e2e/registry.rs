@@ -41,6 +41,17 @@ pub(crate) fn cases(
     of_pairs(&mut cases, stacks);
     over_tls(&mut cases, stacks);
     let shared = Shared::default();
+    cases.together("on a selected port", |cases| {
+        for server in stacks {
+            on_a_selected_port(cases, server);
+        }
+        for library in libraries::ALL {
+            let name = format!("the schema {}, beside its library", library.schema);
+            cases.of(&name, Nothing, [named(library.stack)], move |[stack]| {
+                library.agrees_with_the_daemon(stack)
+            });
+        }
+    });
     for server in stacks {
         of_server(&mut cases, server, &shared, go);
     }
@@ -91,12 +102,6 @@ pub(crate) fn cases(
             services::processes_have_a_service(stack, runs)
         });
     }
-    for library in libraries::ALL {
-        let name = format!("the schema {}, beside its library", library.schema);
-        cases.of(&name, Nothing, [named(library.stack)], move |[stack]| {
-            library.agrees_with_the_daemon(stack)
-        });
-    }
     let alone: [(&str, Alone); 6] = [
         ("page: names of any kind are text", page::page_shows_names_of_any_kind),
         ("top: names of any kind, and each key", top::top_shows_names_of_any_kind),
@@ -111,14 +116,10 @@ pub(crate) fn cases(
     for (name, run) in alone {
         cases.add(name, Nothing, run);
     }
-    let of_tonic: [(&str, OfStack); 11] = [
+    let of_tonic: [(&str, OfStack); 8] = [
         (
             "page: the peers' numbers, sorted, filtered, told in detail",
             page::page_shows_the_peers_numbers,
-        ),
-        (
-            "page: rates, errors, calls in flight, handling times, connections",
-            page::page_shows_true_figures,
         ),
         (
             "page: open a hundred times, five of them in a browser",
@@ -127,14 +128,6 @@ pub(crate) fn cases(
         ("page: the daemon restarts", page::page_survives_a_restart_of_the_daemon),
         ("top: 200×50", top::top_in_a_large_terminal),
         ("top: 80×24", top::top_in_a_small_terminal),
-        (
-            "top: rates, errors, calls in flight, handling times, connections: 200×50",
-            top::top_shows_true_figures,
-        ),
-        (
-            "top: rates, errors, calls in flight, handling times, connections: 80×24",
-            top::top_shows_true_figures_in_a_small_terminal,
-        ),
         ("top: live, of what it watches itself", top::top_shows_what_it_watches_itself),
         ("top: once, as a table and as JSON", top::top_prints_snapshots),
         (
@@ -176,36 +169,52 @@ pub(crate) fn cases(
     for (name, run) in alone {
         cases.add(name, Nothing, run);
     }
-    cases.0.extend(cases::backends::cases());
+    let crashing = services::crashes()?;
+    let queried = cases::scraped::case(tonic)?;
+    cases.together("that show rates", |cases| {
+        let what = "rates, errors, calls in flight, handling times, connections";
+        let shown: [(&str, OfStack); 3] = [
+            ("page: {what}", page::page_shows_true_figures),
+            ("top: {what}: 200×50", top::top_shows_true_figures),
+            ("top: {what}: 80×24", top::top_shows_true_figures_in_a_small_terminal),
+        ];
+        for (name, run) in shown {
+            cases.of(&name.replace("{what}", what), Nothing, [tonic], move |[tonic]| run(tonic));
+        }
+        cases.extend([crashing, queried]);
+    });
+    cases.extend(cases::backends::cases());
     cases::thrift::add(&mut cases, thrift, python);
     cases::web::add(&mut cases, tonic, grpc_js, go)?;
     cases::otlp::add(&mut cases, python, tonic);
-    cases.0.push(cases::collected::case(stacks, collector));
+    cases.extend([cases::collected::case(stacks, collector)]);
     cases::translated::add(&mut cases, python)?;
-    cases.0.push(cases::scraped::case(tonic)?);
-    cases.0.push(services::crashes()?);
-    cases.0.push(cases::native::case()?);
-    cases.0.extend(cases::proxied::cases(go, tonic)?);
-    cases.0.extend(cases::edges::cases([go, tonic], [python, grpc_js])?);
-    cases.0.push(cases::etcd::case()?);
-    cases.0.extend(cases::raw());
+    cases.extend([cases::native::case()?]);
+    let proxied = cases::proxied::cases(go, tonic)?;
+    cases.together("through proxies", |cases| cases.extend(proxied));
+    cases.extend(cases::edges::cases([go, tonic], [python, grpc_js])?);
+    cases.extend([cases::etcd::case()?]);
+    cases.extend(cases::raw());
     if page::screenshots_wanted().is_some() {
-        cases.0.push(Case::new("screenshots", move || page::take_screenshots(stacks)));
+        cases.extend([Case::new("screenshots", move || page::take_screenshots(stacks))]);
     }
-    cases.0.push(cases::documented::case(&cases.0));
-    Ok(cases.0)
+    cases.extend([cases::documented::case(&cases.all)]);
+    Ok(cases.all)
 }
 
 /// Pairs of stacks over TLS.
 fn over_tls(cases: &mut Cases, stacks: &'static [Stack]) {
     let shared = Shared::with(&["--tls", "auto"]);
     let pairs = stacks.iter().flat_map(|server| stacks.iter().map(move |client| (server, client)));
-    for (server, client) in pairs.clone() {
-        let daemon = shared.clone();
-        cases.add(&format!("over TLS: {} -> {}", client.name, server.name), Nothing, move || {
-            daemon.watch(|daemon| tls::calls_over_tls_are_counted(daemon, server, client))
-        });
-    }
+    cases.together("over TLS", |cases| {
+        for (server, client) in pairs.clone() {
+            let daemon = shared.clone();
+            let name = format!("over TLS: {} -> {}", client.name, server.name);
+            cases.add(&name, Nothing, move || {
+                daemon.watch(|daemon| tls::calls_over_tls_are_counted(daemon, server, client))
+            });
+        }
+    });
     // Node.js writes the keys of its connections into a file.
     let with_keys = pairs
         .clone()
@@ -219,15 +228,19 @@ fn over_tls(cases: &mut Cases, stacks: &'static [Stack]) {
             daemon.watch(|daemon| tls::calls_over_tls_are_those_of_tshark(daemon, server, client))
         },
     );
-    for (server, client) in pairs {
-        let Some(suite) = tls::suite_of_1_2(server, client) else { continue };
-        let name = format!("TLS 1.2 and client certificates: {} -> {}", client.name, server.name);
-        let daemon = shared.clone();
-        cases.add(&name, Nothing, move || {
-            daemon
-                .watch(|daemon| tls::calls_over_tls_1_2_are_counted(daemon, server, client, suite))
-        });
-    }
+    cases.together("over TLS 1.2", |cases| {
+        for (server, client) in pairs {
+            let Some(suite) = tls::suite_of_1_2(server, client) else { continue };
+            let [client_name, server_name] = [client, server].map(|stack| &stack.name);
+            let name = format!("TLS 1.2 and client certificates: {client_name} -> {server_name}");
+            let daemon = shared.clone();
+            cases.add(&name, Nothing, move || {
+                daemon.watch(|daemon| {
+                    tls::calls_over_tls_1_2_are_counted(daemon, server, client, suite)
+                })
+            });
+        }
+    });
 }
 
 /// The plans of all pairs of stacks. Only cases of one plan have a daemon in common: a method's type follows from the
@@ -243,19 +256,35 @@ fn of_pairs(cases: &mut Cases, stacks: &'static [Stack]) {
     for (what, plan) in plans {
         let shared = Shared::default();
         let pairs = stacks.iter().flat_map(|server| stacks.iter().map(move |it| (server, it)));
-        for (server, client) in pairs {
-            let expires = what == "expired" && server.resets_expired;
-            let means: fn(Truth) -> Truth = if expires { Truth::expired } else { |did| did };
-            let in_part = what == "expired" && server.races_deadline;
-            let also = if in_part { InPart(TSHARK, RACES) } else { Confirmed(TSHARK) };
-            let name = format!("{what}: {} -> {}", client.name, server.name);
-            let (daemon, plan) = (shared.clone(), plan(server));
-            cases.add(&name, also, move || {
-                daemon
-                    .watch(|daemon| comparison::run_recorded(daemon, server, client, &plan, means))
-            });
-        }
+        cases.together(what, |cases| {
+            for (server, client) in pairs {
+                let expires = what == "expired" && server.resets_expired;
+                let means: fn(Truth) -> Truth = if expires { Truth::expired } else { |did| did };
+                let in_part = what == "expired" && server.races_deadline;
+                let also = if in_part { InPart(TSHARK, RACES) } else { Confirmed(TSHARK) };
+                let name = format!("{what}: {} -> {}", client.name, server.name);
+                let (daemon, plan) = (shared.clone(), plan(server));
+                cases.add(&name, also, move || {
+                    daemon.watch(|daemon| {
+                        comparison::run_recorded(daemon, server, client, &plan, means)
+                    })
+                });
+            }
+        });
     }
+}
+
+/// The cases of each stack's server and a daemon that watches only its port.
+fn on_a_selected_port(cases: &mut Cases, server: &'static Stack) {
+    cases.of_server("messages of 5 MiB", server, Nothing, |server| {
+        comparison::run_on_a_selected_port(server, Listen::V4, &plans::huge(), false)
+    });
+    cases.of_server("IPv6", server, Confirmed(TSHARK), |server| {
+        comparison::run_on_a_selected_port(server, Listen::V6, &plans::kinds(), true)
+    });
+    cases.of_server("--port", server, Confirmed(TSHARK), |server| {
+        comparison::run_on_a_selected_port(server, Listen::V4, &plans::kinds(), true)
+    });
 }
 
 /// The cases of each stack's server; `go` is the client of one.
@@ -272,17 +301,8 @@ fn of_server(
             comparison::run_on_a_selected_port(server, Listen::V4, &plan, false)
         });
     }
-    cases.of_server("messages of 5 MiB", server, Nothing, |server| {
-        comparison::run_on_a_selected_port(server, Listen::V4, &plans::huge(), false)
-    });
-    cases.of_server("IPv6", server, Confirmed(TSHARK), |server| {
-        comparison::run_on_a_selected_port(server, Listen::V6, &plans::kinds(), true)
-    });
     cases.of_server("Unix socket", server, Nothing, |server| {
         comparison::run_over_a_unix_socket(server, &plans::kinds())
-    });
-    cases.of_server("--port", server, Confirmed(TSHARK), |server| {
-        comparison::run_on_a_selected_port(server, Listen::V4, &plans::kinds(), true)
     });
     let run = restart::daemon_started_under_load_misses_only_earlier_calls;
     cases.of_server("started under load", server, Nothing, run);

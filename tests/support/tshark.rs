@@ -1,6 +1,7 @@
 //! The comparison with an independent dissection: tcpdump records the traffic on loopback, and tshark, which has its
 //! own HTTP/2 and HPACK, dissects it.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::net::UdpSocket;
@@ -56,15 +57,17 @@ pub fn is_there() -> Result<bool> {
     Ok(*THERE)
 }
 
-/// The calls of raw peers since the recording began: the cases run one after the other.
-static MADE: Mutex<Made> =
-    Mutex::new(Made { is_compared: false, ports: BTreeSet::new(), calls: Vec::new() });
+/// The calls of raw peers since the recording began.
+static MADE: Mutex<Made> = Mutex::new(Made { ports: BTreeSet::new(), calls: Vec::new() });
+
+thread_local! {
+    /// Whether the case that this thread runs is compared.
+    static IS_COMPARED: Cell<bool> = const { Cell::new(false) };
+}
 
 /// The ports of raw servers, and all calls that were made to them.
 #[derive(Debug, Default)]
 struct Made {
-    /// Whether the running case is compared.
-    is_compared: bool,
     ports: BTreeSet<u16>,
     calls: Vec<Row>,
 }
@@ -76,8 +79,8 @@ fn made() -> MutexGuard<'static, Made> {
 /// Records that raw peers made these calls, and no others, to servers at these ports. The codes are the `grpc-status`
 /// that was sent, or [`CUT`] without one.
 pub(crate) fn record(ports: &[u16], calls: impl IntoIterator<Item = Row>) {
-    let mut made = made();
-    if made.is_compared {
+    if IS_COMPARED.get() {
+        let mut made = made();
         made.ports.extend(ports);
         made.calls.extend(calls);
     }
@@ -85,9 +88,9 @@ pub(crate) fn record(ports: &[u16], calls: impl IntoIterator<Item = Row>) {
 
 /// Runs a case whose raw peers' calls are compared with the recording.
 pub fn compared<T>(case: impl FnOnce() -> T) -> T {
-    made().is_compared = true;
+    IS_COMPARED.set(true);
     let done = case();
-    made().is_compared = false;
+    IS_COMPARED.set(false);
     done
 }
 

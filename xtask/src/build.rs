@@ -21,8 +21,7 @@ pub(crate) fn linked_statically() -> Result<PathBuf> {
     let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let flags = format!("target.{target}.rustflags=['-Ctarget-feature=+crt-static']");
     let mut cargo = exec::cargo(&["build", "--release", "--package", "observer"]);
-    // The image is also for Kubernetes.
-    cargo.args(["--features", "kubernetes", "--target", &target, "--config", &flags]);
+    cargo.args(FEATURES).args(["--target", &target, "--config", &flags]);
     exec::run(&mut cargo)?;
     let (built, place) = (exec::target()?.join(target), exec::target()?.join("static"));
     fs::create_dir_all(&place).with_context(|| format!("cannot make {}", place.display()))?;
@@ -31,9 +30,12 @@ pub(crate) fn linked_statically() -> Result<PathBuf> {
     Ok(daemon)
 }
 
+/// The features of releases.
+const FEATURES: [&str; 2] = ["--features", "kubernetes"];
+
 /// Builds the daemon, with the features of releases. Returns its path.
 pub(crate) fn daemon(release: bool) -> Result<PathBuf> {
-    package_with("observer", release, &["--features", "kubernetes"])
+    package_with("observer", release, &FEATURES)
 }
 
 /// Builds the daemon whose BPF programs log what they decide, not optimized. Returns its path.
@@ -91,6 +93,7 @@ struct Built {
 /// The path of the BPF object in the daemon's release build.
 pub(crate) fn bpf_object() -> Result<PathBuf> {
     let mut cargo = exec::cargo(&["build", "--package", "observer", "--release"]);
+    cargo.args(FEATURES);
     let messages = exec::output_within(cargo.arg("--message-format=json"), BUILD_LIMIT)?;
     let directory = messages.lines().find_map(|line| {
         let built: Built = serde_json::from_str(line).ok()?;

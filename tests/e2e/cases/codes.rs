@@ -9,6 +9,10 @@ use super::{
 };
 
 pub(super) fn add(table: &mut Table) {
+    table.together(statuses);
+}
+
+fn statuses(table: &mut Table) {
     table.talk("all of them, trailers-only", |talk| all(talk, trailers_only));
     for messages in [0, 1, 100] {
         table.talk(format!("all of them, in trailers after {messages} messages"), move |talk| {

@@ -33,15 +33,19 @@ pub(super) fn add(table: &mut Table) {
         "tshark is not asked: what these are made of are too many frames, streams and bytes \
          for it to dissect in minutes, or header tables that it loses.",
     );
-    headers(table);
-    data(table);
-    cuts(table);
-    at_once(table, 100);
+    table.together(|table| {
+        headers(table);
+        data(table);
+        cuts(table);
+        at_once(table, 100);
+        tables(table);
+        writes(table);
+        reads(table);
+    });
     table.unrecorded("so many frames take it minutes", many);
     large(table);
-    tables(table);
-    writes(table);
-    reads(table);
+    let why = "what the daemon does not see passes the network all the same";
+    table.unrecorded(why, discarded);
 }
 
 /// Makes calls of several types, two of them at the same time.
@@ -423,8 +427,6 @@ fn reads(table: &mut Table) {
     ] {
         on_the_way(table, name, Way { read, ..Way::default() });
     }
-    let why = "what the daemon does not see passes the network all the same";
-    table.unrecorded(why, discarded);
     table.talk("read of 1 byte and a FIN", |talk| {
         talk.client(|f| f.request(1, "Get").last_message(1, 5))?;
         talk.way.read = Read::Pieces(1);

@@ -20,6 +20,8 @@ pub(super) struct Table {
     said: Option<&'static str>,
     /// Why the cases that are added are not compared with tshark.
     unrecorded: Option<&'static str>,
+    /// Whether cases with the shared daemon run at the same time.
+    together: bool,
     /// The recording of the cases of this kind.
     recording: Option<Recorded>,
     daemon: Shared,
@@ -47,6 +49,14 @@ impl Table {
         self.recording = Some(Recorded::default());
     }
 
+    /// Adds cases of which those with the shared daemon run at the same time: none makes a gap or compares a number of the
+    /// daemon itself, so none sees the others.
+    pub(super) fn together(&mut self, add: impl FnOnce(&mut Self)) {
+        self.together = true;
+        add(self);
+        self.together = false;
+    }
+
     /// Sets, at the start of a kind, that none of its cases is compared with tshark, and why.
     pub(super) fn not_for_tshark(&mut self, why: &'static str) {
         (self.said, self.recording) = (Some(why), None);
@@ -67,6 +77,9 @@ impl Table {
     ) {
         let daemon = self.daemon.clone();
         self.alone(name, move |name| daemon.watch(|daemon| run(daemon, name)));
+        if let Some(case) = self.cases.last_mut().filter(|_| self.together) {
+            case.together = Some(self.kind);
+        }
     }
 
     /// Adds the last case of a kind that is recorded: compares all its cases with tshark. It runs those that have not
@@ -117,7 +130,7 @@ impl Table {
         run: impl FnOnce(&str) -> Result<()> + Send + 'static,
     ) {
         let name = full_name(self.kind, name);
-        self.cases.push(Case { name, also, ignored: false, run: Box::new(run) });
+        self.cases.push(Case { name, also, ignored: false, together: None, run: Box::new(run) });
     }
 
     /// Like [`Self::alone`], ignored unless it is possible.

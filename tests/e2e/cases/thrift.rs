@@ -53,19 +53,11 @@ fn speaks(stack: &Stack, way: &str) -> bool {
 }
 
 pub(crate) fn add(cases: &mut Cases, stacks: &'static [Stack], python: Option<&'static Stack>) {
-    for (way, args) in WAYS {
-        let speaking = || stacks.iter().filter(|stack| speaks(stack, way));
-        let pairs = speaking().flat_map(|server| speaking().map(move |client| (server, client)));
-        for (server, client) in pairs {
-            if WITH_ITSELF.contains(&way) && server.name != client.name {
-                continue;
-            }
-            let name = format!("Thrift, {way}: {} -> {}", client.name, server.name);
-            cases.add(&name, Nothing, move || {
-                calls_are_counted(&server.with(args), &client.with(args), Listen::V4)
-            });
+    cases.together("Thrift", |cases| {
+        for (way, args) in WAYS {
+            each(cases, stacks, way, args);
         }
-    }
+    });
     for stack in stacks {
         cases.of_server("Thrift, Unix socket", stack, Nothing, |stack| {
             calls_are_counted(stack, stack, Listen::Unix)
@@ -89,6 +81,21 @@ pub(crate) fn add(cases: &mut Cases, stacks: &'static [Stack], python: Option<&'
     ];
     for (name, run) in alone {
         cases.add(name, Nothing, run);
+    }
+}
+
+/// Each client with each server that send messages in this way. The daemon of a case watches only its port.
+fn each(cases: &mut Cases, stacks: &'static [Stack], way: &str, args: &'static [&'static str]) {
+    let speaking = || stacks.iter().filter(|stack| speaks(stack, way));
+    let pairs = speaking().flat_map(|server| speaking().map(move |client| (server, client)));
+    for (server, client) in pairs {
+        if WITH_ITSELF.contains(&way) && server.name != client.name {
+            continue;
+        }
+        let name = format!("Thrift, {way}: {} -> {}", client.name, server.name);
+        cases.add(&name, Nothing, move || {
+            calls_are_counted(&server.with(args), &client.with(args), Listen::V4)
+        });
     }
 }
 

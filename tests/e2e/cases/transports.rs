@@ -24,11 +24,13 @@ pub(super) fn add(table: &mut Table) {
         "tshark cannot tell: Unix sockets pass no network interface, and which bytes are \
          HTTP/2, which is the question here, is what it is told.",
     );
-    addresses(table);
-    beginnings(table);
-    table.unrecorded(NOT_HTTP2_AT_FIRST, upgrades);
-    table.unrecorded(NOT_HTTP2_AT_FIRST, openings::add);
-    content_types(table);
+    table.together(|table| {
+        addresses(table);
+        beginnings(table);
+        table.unrecorded(NOT_HTTP2_AT_FIRST, upgrades);
+        table.unrecorded(NOT_HTTP2_AT_FIRST, openings::add);
+        content_types(table);
+    });
     table.unrecorded(NOT_HTTP2_AT_FIRST, others);
 }
 

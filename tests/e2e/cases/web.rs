@@ -31,6 +31,37 @@ type Maybe = Option<&'static Stack>;
 const LABEL: [(&str, &str); 1] = [("grpc_protocol", "grpc-web")];
 
 pub(crate) fn add(cases: &mut Cases, tonic: Maybe, node: Maybe, go: Maybe) -> Result<()> {
+    let mut proxied = Vec::new();
+    for program in &proxy::HTTP1 {
+        // Ignored if it is not installed.
+        proxied.push((program, if program.is_there()? { go } else { None }));
+    }
+    cases.together("gRPC-Web and Connect", |cases| each(cases, [tonic, node, go], proxied));
+    for (kind, text, server, args) in [
+        ("text", "gRPC-Web as text", tonic, &["--web"][..]),
+        ("binary", "gRPC-Web", tonic, &["--web"]),
+        ("connect", "Connect", go, &["--web", "connect"]),
+        ("connect-json", "Connect with JSON", go, &["--web", "connect"]),
+        ("text-http1", "gRPC-Web as text, HTTP/1.1", tonic, &["--web"]),
+        ("binary-http1", "gRPC-Web, HTTP/1.1", tonic, &["--web"]),
+        ("connect-http1", "Connect, HTTP/1.1", go, &["--web", "connect-http1"]),
+        ("connect-json-http1", "Connect with JSON, HTTP/1.1", go, &["--web", "connect-http1"]),
+    ] {
+        let name = format!("no payload leaves the kernel: {text}");
+        cases.of(&name, Nothing, [server, node], move |[server, node]| {
+            let client = node.with(&["--web", kind]);
+            no_payload_of_relatives_leaves_the_kernel(server, args, &client)
+        });
+    }
+    let name = "gRPC-Web and Connect, HTTP/1.1: fetch in Chromium";
+    cases.of(name, Nothing, [go], |[go]| a_browser_fetches(go));
+    cases.of("gRPC-Web, without --protocol", Nothing, [tonic], nothing_without_the_flag);
+    cases.of("gRPC-Web and gRPC on one port", Nothing, [tonic], both_on_one_port);
+    Ok(())
+}
+
+/// Each client with each server, also through proxies. The daemon of a case watches only its ports.
+fn each(cases: &mut Cases, [tonic, node, go]: [Maybe; 3], proxied: Vec<(&'static Program, Maybe)>) {
     let stacks = [("tonic", tonic), ("connect-go", go), ("connect-node", node)];
     for (server_name, server) in stacks {
         for (client_name, client) in stacks {
@@ -65,7 +96,6 @@ pub(crate) fn add(cases: &mut Cases, tonic: Maybe, node: Maybe, go: Maybe) -> Re
             }
         }
     }
-    let server = [tonic];
     for kind in ["binary", "text"] {
         let name = format!("gRPC-Web, HTTP/2, {kind}: Node -> tonic");
         cases.of(&name, Nothing, [tonic, node], move |[tonic, node]| {
@@ -78,43 +108,20 @@ pub(crate) fn add(cases: &mut Cases, tonic: Maybe, node: Maybe, go: Maybe) -> Re
             calls_are_counted(tonic, &node.with(&["--web", kind]), Http::One)
         });
     }
-    for (kind, text, server, args) in [
-        ("text", "gRPC-Web as text", tonic, &["--web"][..]),
-        ("binary", "gRPC-Web", tonic, &["--web"]),
-        ("connect", "Connect", go, &["--web", "connect"]),
-        ("connect-json", "Connect with JSON", go, &["--web", "connect"]),
-        ("text-http1", "gRPC-Web as text, HTTP/1.1", tonic, &["--web"]),
-        ("binary-http1", "gRPC-Web, HTTP/1.1", tonic, &["--web"]),
-        ("connect-http1", "Connect, HTTP/1.1", go, &["--web", "connect-http1"]),
-        ("connect-json-http1", "Connect with JSON, HTTP/1.1", go, &["--web", "connect-http1"]),
-    ] {
-        let name = format!("no payload leaves the kernel: {text}");
-        cases.of(&name, Nothing, [server, node], move |[server, node]| {
-            let client = node.with(&["--web", kind]);
-            no_payload_of_relatives_leaves_the_kernel(server, args, &client)
-        });
-    }
     for (http, kind) in [("HTTP/2", "connect"), ("HTTP/1.1", "connect-http1")] {
         let name = format!("Connect, {http}: calls that expire");
         cases.of(&name, Nothing, [go], move |[go]| connect_calls_expire(go, kind));
         let name = format!("Connect, {http}: calls that are cancelled");
         cases.of(&name, Nothing, [go], move |[go]| connect_calls_are_cancelled(go, kind));
     }
-    for program in &proxy::HTTP1 {
-        // Ignored if it is not installed.
-        let server = if program.is_there()? { go } else { None };
+    for (program, server) in proxied {
         for (name, client) in [("connect-go", go), ("connect-node", node)] {
             let name = format!("gRPC-Web, HTTP/1.1: {name} -> {} -> connect-go", program.name);
-            cases.of(&name, Nothing, [server, client], |[server, client]| {
+            cases.of(&name, Nothing, [server, client], move |[server, client]| {
                 calls_pass_a_proxy(program, server, &client.with(of_grpc_web(client, Http::One)))
             });
         }
     }
-    let name = "gRPC-Web and Connect, HTTP/1.1: fetch in Chromium";
-    cases.of(name, Nothing, [go], |[go]| a_browser_fetches(go));
-    cases.of("gRPC-Web, without --protocol", Nothing, server, nothing_without_the_flag);
-    cases.of("gRPC-Web and gRPC on one port", Nothing, server, both_on_one_port);
-    Ok(())
 }
 
 /// The arguments of a client for calls of gRPC-Web. Responses are not compressed: peers know only their length before.
