@@ -167,7 +167,7 @@ fn outcome(line: &Value) -> Result<()> {
 /// Prints the texts of [`say`] and a summary at the end of the run: between the cases' lines they would cut these.
 #[expect(clippy::print_stdout, reason = "measurements are to be seen")]
 pub fn end() {
-    const SLOWEST: usize = 20;
+    const SLOWEST: usize = 50;
     for text in SAID.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
         println!("{text}");
     }
