@@ -63,21 +63,22 @@ fn main() -> Result<ExitCode> {
         let ignored = cases.iter().filter(|case| case.ignored);
         report::begin(ignored.map(|case| case.name.as_str()))?;
     }
-    // A filter may be several, with `|` between them: one must match.
-    if arguments.filter.as_ref().is_some_and(|filter| filter.contains('|')) {
-        cases.retain(|case| is_selected(&arguments, &case.name));
-        arguments.filter = None;
-    }
-    let together = arguments.test_threads.unwrap_or(TOGETHER);
+    // Not left to the library, which would print a result of each batch, also of those without a selected case.
+    cases.retain(|case| is_selected(&arguments, &case.name));
+    arguments.filter = None;
+    let at_once = arguments.test_threads.unwrap_or(AT_ONCE);
     let mut failed = false;
     let mut cases = cases.into_iter().peekable();
-    while let Some(first) = cases.next() {
-        let name = first.together;
-        let mut batch = vec![first.trial()];
-        batch
-            .extend(iter::from_fn(|| cases.next_if(|case| case.together == name)).map(Case::trial));
-        arguments.test_threads = Some(if name.is_some() { together } else { 1 });
-        failed |= libtest_mimic::run(&arguments, batch).has_failed();
+    // Once also without cases, because a result must be printed.
+    loop {
+        let together = cases.peek().and_then(|case| case.together);
+        let batch = iter::from_fn(|| cases.next_if(|case| case.together == together));
+        let trials = batch.map(Case::trial).collect();
+        arguments.test_threads = Some(if together.is_some() { at_once } else { 1 });
+        failed |= libtest_mimic::run(&arguments, trials).has_failed();
+        if cases.peek().is_none() {
+            break;
+        }
     }
     if !arguments.list {
         report::end();
@@ -89,12 +90,12 @@ fn main() -> Result<ExitCode> {
 }
 
 /// The number of cases that run at the same time, without `--test-threads`.
-const TOGETHER: usize = 3;
+const AT_ONCE: usize = 3;
 
-/// Whether the filter selects a case.
-fn is_selected(arguments: &Arguments, name: &str) -> bool {
-    let filter = arguments.filter.as_ref();
-    filter.is_none_or(|filter| filter.split('|').any(|filter| name.contains(filter)))
+/// Whether the filter selects a case. It may be several, with `|` between them: one must match.
+fn is_selected(Arguments { filter, exact, .. }: &Arguments, name: &str) -> bool {
+    let matches = |filter: &str| if *exact { name == filter } else { name.contains(filter) };
+    filter.as_ref().is_none_or(|filter| filter.split('|').any(matches))
 }
 
 /// Whether all cases that are possible are run.
