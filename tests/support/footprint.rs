@@ -42,6 +42,20 @@ pub fn threads(pid: u32) -> Result<Vec<u32>> {
     names.map(number).collect()
 }
 
+/// The numbers of a process's children.
+pub fn children(pid: u32) -> Result<Vec<u32>> {
+    let mut children = Vec::new();
+    for entry in fs::read_dir("/proc").context("list processes")?.flatten() {
+        let Some(child) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        if status(child, child, "PPid").is_ok_and(|parent| parent == pid.to_string()) {
+            children.push(child);
+        }
+    }
+    Ok(children)
+}
+
 /// The numbers of the BPF programs that a process has open or attached.
 pub fn programs(pid: u32) -> Result<BTreeSet<u32>> {
     numbers(pid, "prog_id:")

@@ -8,6 +8,7 @@
 //! - [`short`]: many connections with one call each;
 //! - [`raw`]: peers that read and write frame by frame, as a test says;
 //! - [`daemon`]: the daemon as a process;
+//! - [`breakpoints`]: the probes in the code of a process;
 //! - [`footprint`]: memory, BPF maps and threads of a process;
 //! - [`memory`]: a control group with a memory limit;
 //! - [`nobody`]: programs and threads without any privilege;
@@ -41,6 +42,7 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::float_cmp, reason = "counts are exact in f64")]
 
+pub mod breakpoints;
 pub mod bytes;
 pub mod cluster;
 pub mod collector;

@@ -13,8 +13,9 @@ use serde::Deserialize;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::footprint::{children, status};
 use crate::pace;
-use crate::process::{Process, comm_in};
+use crate::process::{Process, comm_in, signal};
 use crate::stack::Stack;
 use crate::truth::Truth;
 
@@ -101,8 +102,12 @@ impl Server {
         let listening: Listening = serde_json::from_str(&line)
             .with_context(|| format!("{} did not start: {}", stack.name, folder.log()))?;
         let name = format!("{} server", stack.name);
-        let identity = Identity { name, pid: process.pid(), comm: process.comm()? };
-        ensure!(listening.pid == identity.pid, "{identity} says it is process {}", listening.pid);
+        let identity = if listening.pid == process.pid() {
+            Identity { name, pid: process.pid(), comm: process.comm()? }
+        } else {
+            let pid = in_namespace(process.pid(), listening.pid)?;
+            Identity { name, pid, comm: comm_in(&pid.to_string())? }
+        };
         Ok(Self { identity, address: listening.address, process, folder })
     }
 
@@ -145,7 +150,7 @@ impl Server {
 
     /// Stops it and returns its record.
     pub fn stop(mut self) -> Result<Truth> {
-        self.process.signal(Signal::TERM)?;
+        signal(self.identity.pid, Signal::TERM)?;
         let status = self.process.wait(STOP_LIMIT)?;
         ensure!(status.success(), "{} ended with {status}: {}", self.identity, self.folder.log());
         self.folder.truth()
@@ -213,6 +218,17 @@ impl Client {
         ensure!(truth.pid == self.identity.pid, "{} says it is {}", self.identity, truth.pid);
         Ok((self.identity, truth))
     }
+}
+
+/// The child of a process that has this number in its own PID namespace.
+fn in_namespace(parent: u32, number: u32) -> Result<u32> {
+    // proc_pid_status(5): the numbers, the one in the innermost namespace last.
+    let is_it = |child: &u32| {
+        let numbers = status(*child, *child, "NSpid");
+        numbers.is_ok_and(|all| all.split_whitespace().last() == Some(&number.to_string()))
+    };
+    let found = children(parent)?.into_iter().find(is_it);
+    found.with_context(|| format!("process {parent} has no child that is {number} for itself"))
 }
 
 fn command(words: &[String], stack: &Stack, folder: &Folder) -> Result<Command> {

@@ -81,8 +81,7 @@ impl Process {
     }
 
     pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
-        kill_process(Pid::from_child(&self.child), signal)
-            .with_context(|| format!("send {signal:?} to process {}", self.pid()))
+        self::signal(self.pid(), signal)
     }
 
     /// Waits for its end; an error if that takes longer than `limit`.
@@ -92,6 +91,12 @@ impl Process {
             Ok(status.with_context(|| format!("process {} still runs after {limit:?}", self.pid())))
         })
     }
+}
+
+/// Sends a signal to a process.
+pub(crate) fn signal(pid: u32, signal: Signal) -> Result<()> {
+    let number = i32::try_from(pid).ok().and_then(Pid::from_raw).context("not a process")?;
+    kill_process(number, signal).with_context(|| format!("send {signal:?} to process {pid}"))
 }
 
 /// The name of a process, by its number, `self` or `thread-self`.

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -11,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
+use support::breakpoints;
 use support::daemon::{Daemon, User};
-use support::footprint::status;
+use support::footprint::{children, status};
 use tempfile::TempDir;
 
 use super::Table;
@@ -89,31 +89,14 @@ impl Mapping {
         self.child.id().to_string()
     }
 
-    /// The bytes of the library's code that are not those of `file`: breakpoints.
-    fn breakpoints(&self, file: &Path) -> Result<usize> {
-        let maps = fs::read_to_string(format!("/proc/{}/maps", self.pid()))?;
-        let line = maps.lines().find(|line| line.contains("r-xp") && line.contains(LIBSSL));
-        let mut words = line.context("the library is not mapped")?.split_whitespace();
-        let (begin, end) =
-            words.next().and_then(|range| range.split_once('-')).context("no range")?;
-        let [begin, end, offset] = [begin, end, words.nth(1).context("no offset")?]
-            .map(|number| u64::from_str_radix(number, 16));
-        let (begin, offset) = (begin?, offset?);
-        let length = usize::try_from(end? - begin)?;
-        let (mut here, mut there) = (vec![0; length], vec![0; length]);
-        File::open(format!("/proc/{}/mem", self.pid()))?.read_exact_at(&mut here, begin)?;
-        // The last page goes beyond the end of the file.
-        let size = file.metadata()?.len().saturating_sub(offset);
-        let length = length.min(usize::try_from(size)?);
-        here.truncate(length);
-        there.truncate(length);
-        File::open(file)?.read_exact_at(&mut there, offset)?;
-        Ok(here.iter().zip(&there).filter(|(a, b)| a != b).count())
+    /// The breakpoints in the library's code.
+    fn breakpoints(&self) -> Result<usize> {
+        Ok(breakpoints::addresses(self.child.id(), LIBSSL)?.len())
     }
 
-    fn wait_for_breakpoints(&self, file: &Path, wanted: bool) -> Result<()> {
+    fn wait_for_breakpoints(&self, wanted: bool) -> Result<()> {
         wait_until(|| {
-            let found = self.breakpoints(file)?;
+            let found = self.breakpoints()?;
             ensure!((found > 0) == wanted, "{found} bytes of the code are not those of the file");
             Ok(())
         })
@@ -163,15 +146,14 @@ fn deleted(_: &str) -> Result<()> {
     let (_folder, path) = copy()?;
     let mapping = Mapping::loading("", &path)?;
     fs::remove_file(&path).context("delete the library")?;
-    let original = libssl()?;
-    ensure!(mapping.breakpoints(&original)? == 0, "there are breakpoints without a daemon");
+    ensure!(mapping.breakpoints()? == 0, "there are breakpoints without a daemon");
     let daemon = daemon(&[&mapping])?;
-    mapping.wait_for_breakpoints(&original, true)?;
+    mapping.wait_for_breakpoints(true)?;
     counted(&daemon, "openssl", "attached", 1.0)?;
     let opener = children(daemon.pid())?;
     ensure!(opener.len() == 1, "the daemon has the children {opener:?}");
     daemon.kill()?;
-    mapping.wait_for_breakpoints(&original, false)?;
+    mapping.wait_for_breakpoints(false)?;
     // It ends with the daemon.
     wait_until(|| {
         let is_left = |pid: &u32| status(*pid, *pid, "State").is_ok_and(|of| !of.starts_with('Z'));
@@ -190,16 +172,15 @@ fn other_namespace(_: &str) -> Result<()> {
     let mapping = Mapping::loading(&mount, &path)?;
     ensure!(!path.exists(), "the file is visible here");
     let daemon = daemon(&[&mapping])?;
-    mapping.wait_for_breakpoints(&original, true)?;
+    mapping.wait_for_breakpoints(true)?;
     counted(&daemon, "openssl", "attached", 1.0)?;
     // The library is in the list of the process, once it has connections; the path is that in its namespace.
     daemon.wait_for_log(&path.display().to_string(), 1..)?;
     daemon.stop()?;
-    mapping.wait_for_breakpoints(&original, false)
+    mapping.wait_for_breakpoints(false)
 }
 
 fn overlay(_: &str) -> Result<()> {
-    let original = libssl()?;
     let (lower, path) = copy()?;
     let upper = TempDir::with_prefix("tls-files-").context("create a folder")?;
     let (lower, place) = (lower.path().display(), upper.path().display());
@@ -213,14 +194,14 @@ fn overlay(_: &str) -> Result<()> {
     let below = Mapping::loading("", &path)?;
     let daemon = daemon(&[&through, &below])?;
     for mapping in [&through, &below] {
-        mapping.wait_for_breakpoints(&original, true)?;
+        mapping.wait_for_breakpoints(true)?;
     }
     // Both were looked at, and one link is enough for both.
     sleep(Duration::from_secs(3));
     counted(&daemon, "openssl", "attached", 1.0)?;
     daemon.stop()?;
     for mapping in [&through, &below] {
-        mapping.wait_for_breakpoints(&original, false)?;
+        mapping.wait_for_breakpoints(false)?;
     }
     Ok(())
 }
@@ -279,27 +260,13 @@ sys.stdin.read()",
     daemon.stop()
 }
 
-/// The pids of a process's children.
-fn children(pid: u32) -> Result<Vec<u32>> {
-    let mut children = Vec::new();
-    for entry in fs::read_dir("/proc").context("list processes")?.flatten() {
-        let Some(child) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
-            continue;
-        };
-        if status(child, child, "PPid").is_ok_and(|parent| parent == pid.to_string()) {
-            children.push(child);
-        }
-    }
-    Ok(children)
-}
-
 /// With exactly the capabilities that the documents name.
 fn capabilities(_: &str) -> Result<()> {
     let (_folder, path) = copy()?;
     let mapping = Mapping::loading("", &path)?;
     let flags = ["--tls", "auto", "--pid", &mapping.pid()];
     let daemon = Daemon::start_as(&flags, User::With(LEAST))?;
-    mapping.wait_for_breakpoints(&path, true)?;
+    mapping.wait_for_breakpoints(true)?;
     has_only_capabilities(&daemon, 0)?;
     let opener = children(daemon.pid())?;
     let [opener] = *opener else { anyhow::bail!("the daemon has the children {opener:?}") };
@@ -319,7 +286,7 @@ fn capabilities(_: &str) -> Result<()> {
         .collect::<Result<_>>()?;
     ensure!(uids.len() == 1, "the two processes have the users {uids:?}");
     daemon.stop()?;
-    mapping.wait_for_breakpoints(&path, false)?;
+    mapping.wait_for_breakpoints(false)?;
     // Without TLS there is no such process.
     let daemon = Daemon::start(&["--tls", "off"])?;
     let none = children(daemon.pid())?;
