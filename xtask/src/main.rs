@@ -19,6 +19,7 @@ mod generated;
 mod release;
 mod run;
 mod setup;
+mod soak;
 mod test;
 mod tools;
 mod verifier;
@@ -92,6 +93,14 @@ enum Xtask {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
         args: Vec<OsString>,
     },
+    /// Runs services of all stacks over TLS, while daemons with `--tls auto` come and go.
+    ///
+    /// Fails if a call fails, a process crashes, or a probe is left behind. CI does not run it.
+    Soak {
+        /// How long daemons come and go. A last daemon is left in peace for a tenth of that.
+        #[arg(long, default_value_t = 30)]
+        minutes: u64,
+    },
     /// Fuzzes the code that reads bytes of other programs.
     Fuzz {
         /// Names of files in `fuzz/targets`, without their extension. Without them, all targets.
@@ -155,6 +164,7 @@ fn carry_out(command: Xtask) -> Result<()> {
         Xtask::Run { kernel_log, args } => run::run(kernel_log, &args),
         Xtask::Demo { seconds, tls } => demo::run(seconds.map(Duration::from_secs), tls),
         Xtask::Bench { args } => bench::run(&args),
+        Xtask::Soak { minutes } => soak::run(minutes),
         Xtask::CheckDeploy { all } => deploy::run(all),
         Xtask::Advisories { database } => advisories::take(&database),
         Xtask::Deb => deploy::deb(),

@@ -17,7 +17,6 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 
@@ -52,7 +51,7 @@ func serve(listen string, netHTTP bool, maxConnectionAgeMs int64, blocks blocks,
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionAge: millis(maxConnectionAgeMs)}),
 	)
 	if security != nil && !netHTTP {
-		options = append(options, grpc.Creds(credentials.NewTLS(security)))
+		options = append(options, grpc.Creds(files.credentials(security)))
 	}
 	server := grpc.NewServer(options...)
 	server.RegisterService(&description, &echo{truth, blocks})

@@ -15,12 +15,14 @@ import (
 // end's certificate, and its key.
 type tlsFiles struct {
 	ca, cert, key string
+	deep          bool
 }
 
 func (t *tlsFiles) flags(flags *flag.FlagSet) {
 	flags.StringVar(&t.ca, "tls-ca", "", "the authority of the other end; a server asks its clients for a certificate")
 	flags.StringVar(&t.cert, "tls-cert", "", "this end's certificate")
 	flags.StringVar(&t.key, "tls-key", "", "the certificate's key")
+	flags.BoolVar(&t.deep, "deep-stacks", false, "let stacks grow while TLS reads and writes")
 }
 
 // server returns nil without a certificate.
@@ -48,7 +50,15 @@ func (t *tlsFiles) client() (credentials.TransportCredentials, error) {
 		return nil, err
 	}
 	config.RootCAs = authority
-	return credentials.NewTLS(config), nil
+	return t.credentials(config), nil
+}
+
+// credentials returns those of a connection, for either end.
+func (t *tlsFiles) credentials(config *tls.Config) credentials.TransportCredentials {
+	if t.deep {
+		return deepCredentials{credentials.NewTLS(config)}
+	}
+	return credentials.NewTLS(config)
 }
 
 func (t *tlsFiles) read() (*tls.Config, *x509.CertPool, error) {
