@@ -1,5 +1,5 @@
 //! The connections of each process by what they carry, and why some are not measured: `observer connections`,
-//! `/connections` and `/api/v1/connections`.
+//! `observer top`, `/connections` and `/api/v1/connections`.
 //!
 //! `advice` says what to do about connections that are not measured, `table` formats all for a terminal.
 
@@ -14,7 +14,7 @@ use observer_common::counter::{CountsOfProcess, Protocol};
 use observer_core::pipeline::{Counted, OfProcess};
 use serde::{Deserialize, Serialize};
 
-pub use self::table::table;
+pub use self::table::{lines, table};
 
 /// The connections of all processes of this moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

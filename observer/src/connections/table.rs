@@ -13,8 +13,14 @@ const LEAST: usize = 40;
 
 /// Formats the processes. Lines of advice are at most `width` columns wide, if their words fit.
 pub fn table(model: &Model, source: &str, width: usize) -> String {
+    let mut all = vec![format!("observer, {}.", visible(source))];
+    all.extend(lines(model, width, |_| true));
+    all.iter().map(|line| line.trim_end().to_owned() + "\n").collect()
+}
+
+/// The lines of [`table`] without the source, with only the processes that `admits`.
+pub fn lines(model: &Model, width: usize, admits: impl Fn(&Process) -> bool) -> Vec<String> {
     let mut lines = vec![
-        format!("observer, {}.", visible(source)),
         match model.tls {
             Following::Auto => "TLS: followed in known libraries (--tls auto).",
             Following::Off => "TLS: not followed (--tls off).",
@@ -24,12 +30,16 @@ pub fn table(model: &Model, source: &str, width: usize) -> String {
         "SEEN: since the daemon started. OPEN: now; - is not known.".into(),
         String::new(),
     ];
+    let admitted: Vec<&Process> =
+        model.processes.iter().filter(|process| admits(process)).collect();
     if model.processes.is_empty() {
         lines.push("No connection of a running process has been seen.".into());
+    } else if admitted.is_empty() {
+        lines.push("No process matches the filter.".into());
     } else {
         lines.push(row("PROCESS, CONNECTIONS", "OPEN", "SEEN"));
     }
-    for process in &model.processes {
+    for process in admitted {
         of_process(process, width, &mut lines);
     }
     lines.push(String::new());
@@ -39,7 +49,7 @@ pub fn table(model: &Model, source: &str, width: usize) -> String {
         "",
         width,
     ));
-    lines.iter().map(|line| line.trim_end().to_owned() + "\n").collect()
+    lines
 }
 
 fn of_process(process: &Process, width: usize, lines: &mut Vec<String>) {

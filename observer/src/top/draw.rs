@@ -9,7 +9,7 @@ use unicode_width::UnicodeWidthStr as _;
 
 use super::app::{App, ORDER_KEYS, Screen};
 use super::cells::{BAD, DIM, codes, cut, fitted, printable, process, spark};
-use super::{detail, map};
+use super::{detail, listed, map};
 use crate::metrics::view::{Model, Order, Row, text};
 
 const SLOW: Style = Style::new().fg(Color::Yellow).add_modifier(Modifier::BOLD);
@@ -31,7 +31,8 @@ pub(super) fn draw(frame: &mut Frame<'_>, app: &App) {
         (Some(model), Some(row)) if app.screen == Screen::Detail => {
             detail::draw(frame, app, model, row, body);
         }
-        (Some(model), _) if app.screen == Screen::Map => map::draw(frame, app, model, body),
+        (Some(_), _) if app.shown() == Screen::Connections => listed::draw(frame, app, body),
+        (Some(model), _) if app.shown() == Screen::Map => map::draw(frame, app, model, body),
         (Some(model), _) => draw_table(frame, app, model, body),
         (None, _) => {}
     }
@@ -267,16 +268,17 @@ fn key_line(app: &App) -> Line<'static> {
         }
         Screen::Detail => "Esc back · ↑↓ other rows · p pause · q quit",
         Screen::Help => "press any key to go back",
+        Screen::Connections => "o back to the table · ↑↓ scroll · / filter · p pause · q quit",
         Screen::Map => "g back to the table · ↑↓ other edges · / filter · p pause · q quit",
         Screen::Table if app.model.as_ref().is_some_and(|model| model.edges.is_some()) => {
-            "↑↓ Enter details · ←→ sort · / filter · g map · p pause · ? help · q quit"
+            "↑↓ Enter details · ←→ sort · / filter · g map · o connections · ? help · q quit"
         }
-        Screen::Table => {
-            "↑↓ Enter details · ←→ sort · r reverse · / filter · p pause · ? help · q quit"
-        }
+        Screen::Table => "↑↓ Enter details · ←→ sort · / filter · o connections · ? help · q quit",
     };
     let mut line = vec![Span::styled(told, DIM)];
-    if !app.filter.is_empty() && matches!(app.screen, Screen::Table | Screen::Map) {
+    if !app.filter.is_empty()
+        && matches!(app.screen, Screen::Table | Screen::Map | Screen::Connections)
+    {
         line.insert(0, Span::styled(format!("filter: {} · ", printable(&app.filter)), HEAD));
     }
     line.into()
@@ -291,6 +293,7 @@ fn draw_help(frame: &mut Frame<'_>, area: Rect) {
         "/                            filter: rows that contain all words, such as",
         "                             `server orders`; Esc clears it",
         "g                            map: who calls whom, with --service-graph",
+        "o                            connections of each process, and why some are not measured",
         "p, space                     pause, resume",
         "q, Ctrl-C                    quit",
         "",

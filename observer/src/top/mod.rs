@@ -1,8 +1,8 @@
 //! `observer top`: the figures of a daemon in a terminal, or once as text or JSON. `observer connections`: its
 //! connections.
 //!
-//! `app` has the state of the view, without a terminal. `draw`, `detail` and `map` draw it with the parts in `cells`. `source`
-//! gets the figures: from a daemon (`remote`, with the credentials in `access`), or from this process.
+//! `app` has the state of the view, without a terminal. `draw`, `detail`, `map` and `listed` draw it with the parts in
+//! `cells`. `source` gets the figures: from a daemon (`remote`, with the credentials in `access`), or from this process.
 
 #![forbid(unsafe_code)]
 
@@ -13,6 +13,7 @@ mod cells;
 mod detail;
 mod draw;
 mod history;
+mod listed;
 mod map;
 mod owner;
 mod remote;
@@ -138,7 +139,7 @@ fn live(source: Source, options: &Options) -> Result<()> {
         remote.answers()?;
     }
     let mut app = App::new(source.name(), options.order, &options.filter);
-    let updates = source.follow()?;
+    let updates = source.follow(app.wants_connections())?;
     let mut terminal = ratatui::try_init().context("cannot set up the terminal")?;
     let shown = show(&mut terminal, &mut app, &updates, &stop);
     ratatui::try_restore().context("cannot restore the terminal")?;

@@ -2,7 +2,9 @@
 
 use std::borrow::Cow;
 use std::io::{BufRead as _, Read as _};
-use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, SendError, SyncSender};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
@@ -33,6 +35,42 @@ pub enum Update {
     Model(Box<Model>),
     /// The reason why there is no sample. The source tries again.
     Lost(String),
+    /// The connections by process, or the reason why they are not known.
+    Connections(Result<connections::Model, String>),
+}
+
+/// The receiver of updates.
+struct Viewer {
+    updates: SyncSender<Update>,
+    /// Whether it shows the connections.
+    wants_connections: Arc<AtomicBool>,
+}
+
+impl Viewer {
+    /// Sends an update, and the connections after a sample, if they are shown. Blocks until there is room. An error
+    /// means that the receiver was dropped.
+    fn send(
+        &self,
+        update: Update,
+        connections: impl FnOnce() -> Result<connections::Model>,
+    ) -> Result<(), SendError<Update>> {
+        let is_sample = matches!(update, Update::Model(_));
+        self.updates.send(update)?;
+        if is_sample && self.wants_connections.load(Ordering::Relaxed) {
+            self.updates
+                .send(Update::Connections(connections().map_err(|error| reason(&error))))?;
+        }
+        Ok(())
+    }
+}
+
+/// Why the source does not answer, without the context: the view already shows the address.
+fn reason(error: &anyhow::Error) -> String {
+    let reason = match error.downcast_ref::<Refusal>() {
+        Some(refusal) => refusal.to_string(),
+        None => error.root_cause().to_string(),
+    };
+    visible(&reason).into_owned()
 }
 
 /// The source of figures.
@@ -69,7 +107,7 @@ impl Source {
     /// The connections by process, with those of some seconds if this process watches by itself.
     pub fn connections(&self) -> Result<connections::Model> {
         match self {
-            Self::Daemon(remote) => parse(&read(remote.get("/api/v1/connections")?)?),
+            Self::Daemon(remote) => connections_of(remote),
             Self::Own(workers) => {
                 sleep(FIRST_LOOK);
                 workers.connections()
@@ -77,13 +115,15 @@ impl Source {
         }
     }
 
-    /// Starts a thread that sends a sample every second. It ends when the receiver is dropped.
-    pub fn follow(self) -> Result<Receiver<Update>> {
+    /// Starts a thread that sends a sample every second, and the connections while `wants_connections` is true. It ends
+    /// when the receiver is dropped.
+    pub fn follow(self, wants_connections: Arc<AtomicBool>) -> Result<Receiver<Update>> {
         // Few: samples that wait are out of date, and a daemon drops a slow viewer.
         let (updates, taken) = mpsc::sync_channel(2);
+        let viewer = Viewer { updates, wants_connections };
         let follow = move || match self {
-            Self::Daemon(remote) => follow_daemon(&remote, &updates),
-            Self::Own(workers) => follow_own(&workers, &updates),
+            Self::Daemon(remote) => follow_daemon(&remote, &viewer),
+            Self::Own(workers) => follow_own(&workers, &viewer),
         };
         thread::Builder::new().name("samples".into()).spawn(follow)?;
         Ok(taken)
@@ -113,15 +153,14 @@ fn make_visible(value: &mut Value) {
     }
 }
 
-fn follow_daemon(remote: &Remote, updates: &SyncSender<Update>) {
+fn connections_of(remote: &Remote) -> Result<connections::Model> {
+    parse(&read(remote.get("/api/v1/connections")?)?)
+}
+
+fn follow_daemon(remote: &Remote, viewer: &Viewer) {
     loop {
-        let Err(error) = follow_events(remote, updates) else { return };
-        // Without the context: the view already shows the address.
-        let reason = match error.downcast_ref::<Refusal>() {
-            Some(refusal) => refusal.to_string(),
-            None => error.root_cause().to_string(),
-        };
-        if updates.send(Update::Lost(visible(&reason).into_owned())).is_err() {
+        let Err(error) = follow_events(remote, viewer) else { return };
+        if viewer.updates.send(Update::Lost(reason(&error))).is_err() {
             return;
         }
         sleep(PERIOD);
@@ -129,7 +168,7 @@ fn follow_daemon(remote: &Remote, updates: &SyncSender<Update>) {
 }
 
 /// Passes on events. Returns without an error when the receiver is dropped.
-fn follow_events(remote: &Remote, updates: &SyncSender<Update>) -> Result<()> {
+fn follow_events(remote: &Remote, viewer: &Viewer) -> Result<()> {
     let mut events = remote.get("/events")?;
     let mut line = Vec::new();
     loop {
@@ -148,14 +187,14 @@ fn follow_events(remote: &Remote, updates: &SyncSender<Update>) -> Result<()> {
                 }
                 Err(error) => return Err(error),
             };
-            if updates.send(update).is_err() {
+            if viewer.send(update, || connections_of(remote)).is_err() {
                 return Ok(());
             }
         }
     }
 }
 
-fn follow_own(workers: &Workers, updates: &SyncSender<Update>) {
+fn follow_own(workers: &Workers, viewer: &Viewer) {
     let mut sampler = Sampler::default();
     let begun = Instant::now();
     loop {
@@ -163,7 +202,7 @@ fn follow_own(workers: &Workers, updates: &SyncSender<Update>) {
             Ok(snapshot) => Update::Model(Box::new(sampler.sample(&snapshot, begun.elapsed()))),
             Err(error) => Update::Lost(format!("{error:#}")),
         };
-        if updates.send(update).is_err() {
+        if viewer.send(update, || workers.connections()).is_err() {
             return;
         }
         sleep(PERIOD);

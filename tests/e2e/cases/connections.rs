@@ -1,12 +1,15 @@
-//! The connections of each process, and why some are not measured: `observer connections` and `/api/v1/connections`.
+//! The connections of each process, and why some are not measured: `observer connections`, `observer top` and
+//! `/api/v1/connections`.
 
 use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 use support::daemon::{Daemon, command};
+use support::look::terminal::Terminal;
+use support::look::top::{ENTER, top};
 use support::peer::{self, Listen};
 use support::raw::{Address, Talk};
 use support::stack::Stack;
@@ -141,7 +144,32 @@ fn advises(daemon: &Daemon, pids: &[String]) -> Result<()> {
     }
     let page = daemon.get("/connections")?;
     ensure!(pids.iter().all(|pid| page.contains(&format!("<small>{pid}</small>"))), "{page}");
-    Ok(())
+    top_lists(daemon, &table, pids)
+}
+
+/// `observer top` shows the lines of the table, and with a filter only one process.
+fn top_lists(daemon: &Daemon, table: &str, pids: &[String]) -> Result<()> {
+    let mut terminal = Terminal::start(&mut top(daemon, &[])?, 200, 50)?;
+    terminal.shows(" live")?;
+    terminal.press("o")?;
+    // The first line names the daemon, which the screen does at its top.
+    let expected: Vec<&str> = table.lines().skip(1).collect();
+    terminal.wait_until(|lines| {
+        let shown: Vec<&str> = lines.iter().map(|line| line.trim_end()).collect();
+        let is_there = shown.windows(expected.len()).any(|lines| lines == expected);
+        ensure!(is_there, "it is not the table:\n{table}");
+        Ok(())
+    })?;
+    let [one, other] = pids else { bail!("two processes") };
+    terminal.press(&format!("/{one}{ENTER}"))?;
+    terminal.wait_until(|lines| {
+        let has = |pid: &str| lines.iter().any(|line| line.contains(&format!("({pid})")));
+        ensure!(has(one) && !has(other), "only process {one} is wanted");
+        Ok(())
+    })?;
+    terminal.press("o")?;
+    terminal.shows("METHOD")?;
+    terminal.end(Some("q"))
 }
 
 fn output(command: &mut Command) -> Result<String> {
@@ -161,7 +189,7 @@ fn joined_late(name: &str) -> Result<()> {
     for pid in &pids {
         expect(&daemon, pid, &[("http2", 1, Some(1))])?;
         let listed = listed(&list(&daemon)?, pid)?;
-        let [(_, entry)] = &*listed else { anyhow::bail!("{listed:?}") };
+        let [(_, entry)] = &*listed else { bail!("{listed:?}") };
         ensure!(entry.joined_late == 1, "{entry:?}");
         ensure!(entry.advice.contains("1 joined late"), "{entry:?}");
         expect(&earlier, pid, &[("http2", 1, Some(1))])?;
@@ -194,7 +222,7 @@ fn by_itself(name: &str) -> Result<()> {
     let json: Value = serde_json::from_slice(&output.stdout)?;
     for pid in &pids {
         let listed = listed(&json, pid)?;
-        let [(kind, entry)] = &*listed else { anyhow::bail!("{pid} has {listed:?}") };
+        let [(kind, entry)] = &*listed else { bail!("{pid} has {listed:?}") };
         ensure!(kind == "http1" && (1..=connections).contains(&entry.seen), "{kind}: {entry:?}");
     }
     talk.close()?;

@@ -1,5 +1,8 @@
 //! The state of the view, and how keys change it.
 
+use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::ValueEnum as _;
@@ -7,6 +10,7 @@ use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use super::history::{Histories, Key};
 use super::source::Update;
+use crate::connections;
 use crate::metrics::view::{Edge, Filter, Model, Order, Row};
 
 /// The number of rows that a page key moves by.
@@ -31,6 +35,14 @@ pub(super) struct App {
     chosen: Option<Key>,
     /// The position of the selected edge.
     edge: usize,
+    /// The connections by process, or the reason why they are not known.
+    pub(super) connections: Option<Result<connections::Model, String>>,
+    /// The first line of the connections that is shown.
+    line: usize,
+    /// The highest value of `line`, with which the last lines are shown. Known after drawing.
+    last_line: Cell<usize>,
+    /// Whether the connections are shown, for the source.
+    wants_connections: Arc<AtomicBool>,
     taken: Option<Duration>,
     over: bool,
 }
@@ -40,11 +52,13 @@ pub(super) struct App {
 pub(super) enum Screen {
     #[default]
     Table,
-    /// The table, while its filter is edited.
+    /// Another screen, while its filter is edited.
     Filter,
     Detail,
     /// The map of services.
     Map,
+    /// The connections of each process.
+    Connections,
     Help,
 }
 
@@ -62,6 +76,12 @@ impl App {
         let model = match update {
             Update::Lost(reason) => {
                 self.trouble = Some(reason);
+                return;
+            }
+            Update::Connections(connections) => {
+                if !self.paused || self.connections.is_none() {
+                    self.connections = Some(connections);
+                }
                 return;
             }
             Update::Model(model) => *model,
@@ -100,17 +120,34 @@ impl App {
     /// The edges to show, in the order of their callers: those whose names contain all words of the filter.
     pub(super) fn edges(&self) -> Vec<&Edge> {
         let edges = self.model.iter().flat_map(|model| model.edges.iter().flatten());
-        let filter = self.filter.to_lowercase();
-        let admits = |edge: &&Edge| {
-            let text = format!("{} {}", edge.client, edge.server).to_lowercase();
-            filter.split_whitespace().all(|word| text.contains(word))
-        };
-        edges.filter(admits).collect()
+        edges.filter(|edge| self.admits(&format!("{} {}", edge.client, edge.server))).collect()
+    }
+
+    /// Whether a text contains all words of the filter.
+    pub(super) fn admits(&self, text: &str) -> bool {
+        let text = text.to_lowercase();
+        self.filter.to_lowercase().split_whitespace().all(|word| text.contains(word))
     }
 
     /// The position of the selected edge among `count`.
     pub(super) fn edge_at(&self, count: usize) -> Option<usize> {
         Some(self.edge.min(count.checked_sub(1)?))
+    }
+
+    /// The first line to show of `count` lines of connections, if there is room for `height`.
+    pub(super) fn first_line(&self, count: usize, height: usize) -> usize {
+        self.last_line.set(count.saturating_sub(height));
+        self.line.min(self.last_line.get())
+    }
+
+    /// The screen that is drawn.
+    pub(super) fn shown(&self) -> Screen {
+        if self.screen == Screen::Filter { self.before_filter } else { self.screen }
+    }
+
+    /// Whether the connections are shown, for the source.
+    pub(super) fn wants_connections(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.wants_connections)
     }
 
     /// The row of the detail view.
@@ -127,7 +164,15 @@ impl App {
         match self.screen {
             Screen::Filter => self.write_filter(key.code),
             Screen::Help => self.screen = Screen::Table,
-            Screen::Table | Screen::Detail | Screen::Map => self.command(key.code),
+            Screen::Table | Screen::Detail | Screen::Map | Screen::Connections => {
+                self.command(key.code);
+            }
+        }
+        let is_shown = self.shown() == Screen::Connections;
+        self.wants_connections.store(is_shown, Ordering::Relaxed);
+        if !is_shown {
+            // They would be out of date.
+            self.connections = None;
         }
     }
 
@@ -151,13 +196,17 @@ impl App {
             KeyCode::Char('q') => self.over = true,
             KeyCode::Char('p' | ' ') => self.paused = !self.paused,
             KeyCode::Char('/') => {
-                let is_map = self.screen == Screen::Map;
-                self.before_filter = if is_map { Screen::Map } else { Screen::Table };
+                let stays = matches!(self.screen, Screen::Map | Screen::Connections);
+                self.before_filter = if stays { self.screen } else { Screen::Table };
                 self.screen = Screen::Filter;
             }
             KeyCode::Char('?' | 'h') => self.screen = Screen::Help,
             KeyCode::Char('g') if self.screen == Screen::Map => self.screen = Screen::Table,
             KeyCode::Char('g') => self.screen = Screen::Map,
+            KeyCode::Char('o') if self.screen == Screen::Connections => {
+                self.screen = Screen::Table;
+            }
+            KeyCode::Char('o') => self.screen = Screen::Connections,
             KeyCode::Char('s' | '>') | KeyCode::Right => self.next_order(1),
             KeyCode::Char('<') | KeyCode::Left => self.next_order(-1),
             KeyCode::Char('r') => self.reversed = !self.reversed,
@@ -203,6 +252,11 @@ impl App {
             let count = self.edges().len();
             let Some(at) = self.edge_at(count) else { return };
             self.edge = at.saturating_add_signed(by).min(count - 1);
+            return;
+        }
+        if self.screen == Screen::Connections {
+            let last = self.last_line.get();
+            self.line = self.line.min(last).saturating_add_signed(by).min(last);
             return;
         }
         let rows = self.rows();

@@ -1,3 +1,4 @@
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use clap::ValueEnum as _;
@@ -6,6 +7,7 @@ use ratatui::backend::TestBackend;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use super::{App, Screen};
+use crate::connections::{self, Connections, Following, Kind};
 use crate::metrics::view::{
     Counts, DaemonFigures, Edge, Model, Order, Quantiles, Recent, Row, Totals,
 };
@@ -154,6 +156,85 @@ fn control_c_quits_while_a_filter_is_written() {
     press(&mut app, [KeyCode::Char('/')]);
     app.press(KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL));
     assert!(app.is_over());
+}
+
+/// The connections of `count` processes with pids from 1 on.
+fn connections(count: u32) -> Update {
+    let process = |pid| connections::Process {
+        pid,
+        name: "orders".into(),
+        connections: vec![Connections {
+            kind: Kind::TlsNotFollowed,
+            seen: 3,
+            open: None,
+            joined_late: 0,
+            with_gaps: 0,
+            advice: Some("TLS is not followed: start the daemon with --tls auto".into()),
+        }],
+        libraries: Vec::new(),
+    };
+    let processes = (1..=count).map(process).collect();
+    Update::Connections(Ok(connections::Model { tls: Following::Off, processes }))
+}
+
+#[test]
+fn connections_are_shown_and_scrolled() {
+    let mut app = app();
+    press(&mut app, [KeyCode::Char('o')]);
+    assert!(screen(&app, 80, 24).contains("waiting for the connections"));
+    app.take(connections(9), 2 * SECOND);
+    let shown = screen(&app, 50, 20);
+    let lines: Vec<&str> = shown.lines().skip_while(|line| !line.contains("PROCESS")).collect();
+    let expected = [
+        "PROCESS, CONNECTIONS        OPEN      SEEN",
+        "orders (1)",
+        "  TLS, not followed            -         3",
+        "    TLS is not followed: start the daemon with",
+        "    --tls auto",
+        "orders (2)",
+    ];
+    for (line, expected) in lines.iter().zip(expected) {
+        assert_eq!(line.trim_matches('"').trim_end(), expected);
+    }
+    press(&mut app, [KeyCode::Down, KeyCode::PageDown]);
+    let shown = screen(&app, 50, 20);
+    assert!(!shown.contains("orders (2)") && shown.contains("orders (3)"), "{shown}");
+    press(&mut app, [KeyCode::End]);
+    let shown = screen(&app, 50, 20);
+    assert!(shown.contains("orders (9)") && shown.contains("not selected"), "{shown}");
+    // The last line stays at the end of the screen.
+    press(&mut app, [KeyCode::Down, KeyCode::Up]);
+    assert!(!screen(&app, 50, 20).contains("not selected"));
+    press(&mut app, [KeyCode::Home]);
+    assert!(screen(&app, 50, 20).contains("orders (1)"));
+    app.take(Update::Connections(Err("gone".into())), 3 * SECOND);
+    assert!(screen(&app, 80, 24).contains("not known: gone"));
+}
+
+#[test]
+fn connections_are_wanted_while_they_are_shown() {
+    let mut app = app();
+    let wanted = app.wants_connections();
+    let wanted = || wanted.load(Ordering::Relaxed);
+    assert!(!wanted());
+    press(&mut app, [KeyCode::Char('o')]);
+    assert!(wanted());
+    app.take(connections(9), 2 * SECOND);
+    press(&mut app, "/9".chars().map(KeyCode::Char));
+    let shown = screen(&app, 80, 24);
+    assert!(shown.contains("orders (9)") && !shown.contains("orders (1)"), "{shown}");
+    assert!(wanted(), "while the filter is edited");
+    press(&mut app, [KeyCode::Enter, KeyCode::Char('p')]);
+    app.take(connections(1), 3 * SECOND);
+    assert!(screen(&app, 80, 24).contains("orders (9)"), "paused");
+    press(&mut app, [KeyCode::Char('o')]);
+    assert_eq!((app.screen, wanted()), (Screen::Table, false));
+    assert!(screen(&app, 80, 24).contains("filter: 9"));
+    press(&mut app, [KeyCode::Char('o')]);
+    assert!(screen(&app, 80, 24).contains("waiting"), "the former ones are out of date");
+    for (width, height) in [(1, 1), (10, 3), (40, 8), (200, 50)] {
+        screen(&app, width, height);
+    }
 }
 
 /// A model with these edges: client, server, and whether calls fail.
