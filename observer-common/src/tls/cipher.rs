@@ -93,6 +93,13 @@ impl Cipher {
         }
     }
 
+    /// How much content a Finished of TLS 1.3 has: a header, and a hash that the suite chooses (RFC 8446 §4.4.4, §B.4).
+    #[inline(always)]
+    pub const fn finished(self) -> u32 {
+        const HEADER: u32 = 4;
+        HEADER + if self.suite == 0x1302 { 48 } else { 32 }
+    }
+
     /// Whether encrypted records all say that they are application data, whatever they carry (RFC 8446 §5.2).
     #[inline(always)]
     pub const fn hides_types(self) -> bool {

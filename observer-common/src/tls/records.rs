@@ -337,6 +337,17 @@ impl Records {
         false
     }
 
+    /// Whether the only record of application data of TLS 1.3 is one with so much content, or there is none, but for alerts
+    /// at the end.
+    #[inline(always)]
+    pub const fn has_only(&self, content: u32) -> bool {
+        match self.application.wrapping_sub(self.alerts_at_end as u64) {
+            0 => true,
+            1 => self.first_length(0) == content + OVERHEAD_1_3,
+            _ => false,
+        }
+    }
+
     #[inline(always)]
     const fn first_length(&self, at: u32) -> u32 {
         let [one, two, three] = self.first;

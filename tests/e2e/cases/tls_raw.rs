@@ -52,6 +52,7 @@ pub(super) fn add(table: &mut Table) {
     let front = Arc::new(Front { daemon: Shared::with(FLAGS), library: Mutex::default() });
     let mut tls = Tls { table, front };
     suites(&mut tls);
+    handshakes(&mut tls);
     updates(&mut tls);
     tickets(&mut tls);
     renegotiation(&mut tls);
@@ -182,6 +183,22 @@ fn suites(tls: &mut Tls<'_>) {
                 talk.expected_call(5, "Get", NOT_FOUND)?;
             }
             Ok(())
+        });
+    }
+}
+
+/// Connections on which nothing is sent after the handshake, as health checks make them.
+fn handshakes(tls: &mut Tls<'_>) {
+    for (place, in_memory) in PLACES {
+        let name = format!("connections that end after the handshake, {place}");
+        tls.exact(name, Secure { in_memory, ..of(SUITES[0]) }, move |talk, library| {
+            for suite in SUITES {
+                talk.close()?;
+                talk.use_tls(library.with(&Secure { in_memory, ..of(suite) }));
+                talk.reconnect()?;
+            }
+            talk.open_http2()?;
+            talk.expected_call(1, "Get", NOT_FOUND)
         });
     }
 }

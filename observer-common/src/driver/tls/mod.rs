@@ -675,7 +675,9 @@ impl Secured {
     fn wait(&mut self, count: impl Fn(Counter, u64)) {
         let [received, sent] = &self.directions;
         if self.state == state::OPENING {
-            if received.records.application() == 0 || sent.records.application() == 0 {
+            let is_answered =
+                received.records.application() != 0 && sent.records.application() != 0;
+            if !is_answered || self.is_in_handshake() {
                 return;
             }
             self.waited += 1;
@@ -687,9 +689,26 @@ impl Secured {
         self.count_unfollowed(count);
     }
 
+    /// Whether the client has sent nothing but its part of the handshake, without a certificate, and alerts. Then there is no
+    /// call, whatever the server has sent.
+    #[inline(always)]
+    const fn is_in_handshake(&self) -> bool {
+        let [received, sent] = &self.directions;
+        let client = if received.records.hello().is_client() { received } else { sent };
+        let records = &client.records;
+        if self.late != 0 || !records.hello().is_client() || records.gaps() != 0 {
+            return false;
+        }
+        records.application() == 0
+            || self.cipher.hides_types() && records.has_only(self.cipher.finished())
+    }
+
     /// Counts the bytes of content that nothing has followed since the last call.
     #[inline(always)]
     pub fn count_unfollowed(&mut self, count: impl Fn(Counter, u64)) {
+        if self.is_in_handshake() {
+            return;
+        }
         let cipher = self.cipher;
         let [received, sent] = &mut self.directions;
         let bytes = received.count_unfollowed(cipher) + sent.count_unfollowed(cipher);

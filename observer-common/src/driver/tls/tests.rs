@@ -351,6 +351,69 @@ fn what_is_not_followed_is_counted_once_it_is_certain() {
     assert!(end.counts.borrow().iter().all(|(counter, _)| *counter == Counter::TlsNotFollowed));
 }
 
+/// What a client of TLS 1.3 sends in a handshake.
+fn handshake(suite: u16, finished: usize) -> End {
+    let mut end = End::new();
+    end.moves(SENT, &client_hello(b"h2"));
+    end.moves(RECEIVED, &[server_hello(suite), application(FLIGHT)].concat());
+    end.moves(SENT, &application(finished));
+    end
+}
+
+#[test]
+fn a_connection_that_ends_within_the_handshake_has_no_gap() {
+    let alert = application(2);
+    for (suite, finished) in [(0x1301, FINISHED), (0x1302, 52), (0x1303, FINISHED)] {
+        for alerts in 0..3 {
+            let mut end = handshake(suite, finished);
+            for _ in 0..alerts {
+                end.moves(SENT, &alert);
+            }
+            assert!((0..9).all(|_| end.settles() == Settled::GoesOn), "it is idle");
+            end.moves(RECEIVED, &application(27));
+            assert_eq!(end.ends(), 0);
+            assert_eq!(*end.counts.borrow(), [], "{suite:x}, {alerts} alerts");
+        }
+    }
+    // The client has refused the server's certificate, and has not even sent an alert.
+    let mut end = End::new();
+    end.moves(SENT, &client_hello(b"h2"));
+    end.moves(RECEIVED, &[server_hello(0x1301), application(FLIGHT)].concat());
+    end.ends();
+    assert_eq!(*end.counts.borrow(), []);
+    // TLS 1.2
+    let mut end = End::new();
+    end.moves(SENT, &client_hello(b"h2"));
+    end.moves(RECEIVED, &server_hello(0xc02f));
+    end.moves(RECEIVED, &application(27));
+    end.ends();
+    assert_eq!(*end.counts.borrow(), []);
+}
+
+#[test]
+fn a_connection_on_which_more_may_have_been_sent_has_a_gap() {
+    let counted = |end: &mut End| {
+        end.ends();
+        end.counts.borrow().iter().map(|(_, bytes)| *bytes as usize).sum::<usize>()
+    };
+    // A certificate of the client has any length.
+    for finished in [FINISHED - 1, FINISHED + 1, 52, 700] {
+        assert_eq!(counted(&mut handshake(0x1301, finished)), FLIGHT + finished);
+    }
+    assert_eq!(counted(&mut handshake(0x1302, FINISHED)), FLIGHT + FINISHED);
+    let mut end = handshake(0x1301, FINISHED);
+    end.moves(SENT, &application(33));
+    assert_eq!(counted(&mut end), FLIGHT + FINISHED + 33);
+    let mut end = handshake(0x1301, FINISHED);
+    end.moves(SENT, &[application(2), application(33)].concat());
+    assert_eq!(counted(&mut end), FLIGHT + FINISHED + 2 + 33);
+    // Bytes of the client were not captured.
+    let mut end = handshake(0x1301, FINISHED);
+    end.sequences[usize::from(SENT)] += 300;
+    end.moves(SENT, &application(2));
+    assert_ne!(counted(&mut end), 0);
+}
+
 #[test]
 fn other_protocols_and_suites_are_left_alone() {
     assert_eq!(End::new().moves(SENT, &client_hello(b"http/1.1")), Shown::NotHttp2);
