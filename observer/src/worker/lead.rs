@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use super::{Request, Requests};
 use crate::{
     clock::{Clock, monotonic_ns},
-    config::Config,
+    config::{Config, Tls},
     kernel::Probes,
     memory::Budget,
     metrics::{Daemon, OwnProcess},
@@ -43,6 +43,8 @@ pub(super) struct Lead {
     pub(super) ends_unreported: u64,
     /// Protocols to log, once, if a connection carries them instead of HTTP/2.
     unexpected: Vec<Protocol>,
+    /// Whether TLS connections are to be followed.
+    tls: Tls,
     pub(super) budget: Budget,
     /// Whether memory was short at the last check.
     pub(super) is_short: bool,
@@ -75,6 +77,7 @@ impl Lead {
             sweep_at: Instant::now(),
             ends_unreported: 0,
             unexpected,
+            tls: config.tls,
             budget,
             is_short: false,
         }
@@ -131,6 +134,9 @@ impl Lead {
                 protocols.iter().any(|(protocol, seen)| protocol == unexpected && *seen > 0);
             if is_seen {
                 let what = match unexpected {
+                    Protocol::Tls if self.tls == Tls::Auto => {
+                        "TLS that is not followed (`observer connections` shows why)"
+                    }
                     Protocol::Tls => {
                         "TLS, which observer follows only with --tls auto and in known TLS libraries"
                     }
