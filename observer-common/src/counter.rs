@@ -102,7 +102,8 @@ impl Protocol {
     }
 }
 
-/// Connections of one process, by [`Protocol`]. Those with HTTP/2 are not counted here, because the daemon knows them.
+/// Connections of one process, by [`Protocol`]. Those that are watched are not counted here, because the daemon knows
+/// them.
 pub type CountsOfProcess = [u64; Protocol::COUNT as usize];
 
 /// Length of the array of counts.

@@ -38,6 +38,8 @@ pub struct Settings {
     pub follow_children: u32,
     /// Whether TLS connections are followed.
     pub tls: u32,
+    /// Whether gRPC is watched: connections with HTTP/2.
+    pub grpc: u32,
     /// Whether Thrift connections are watched.
     pub thrift: u32,
     /// Whether bodies of gRPC-Web and Connect are followed.

@@ -49,6 +49,7 @@ settings! {
     fn filter_cgroups() -> bool = is_yes;
     fn follow_children() -> bool = is_yes;
     fn tls() -> bool = is_yes;
+    fn grpc() -> bool = is_yes;
     fn thrift() -> bool = is_yes;
     fn web() -> bool = is_yes;
 }

@@ -87,6 +87,18 @@ impl Detected {
     }
 }
 
+impl Detected {
+    /// Decides the same if HTTP/2 is not watched, by bytes that are not the start of another watched protocol.
+    #[inline(always)]
+    pub fn without_http2(first: &First, n: u32, late: Option<bool>) -> Self {
+        match protocol_of(first) {
+            _ if begins_http2(first, n) => Self::Other(Protocol::Http2),
+            Protocol::Other if late != Some(false) => Self::Late,
+            protocol => Self::Other(protocol),
+        }
+    }
+}
+
 impl Beginning {
     /// The start of a connection that may become HTTP/2; otherwise the protocol.
     #[inline(always)]

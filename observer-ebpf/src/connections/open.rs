@@ -66,6 +66,7 @@ fn try_open(transfer: &Transfer, slot: &mut Slot) -> Option<Opened> {
     let detected = match thrift {
         _ if known => Detected::Late,
         Some(new) => Detected::New(new),
+        None if !globals::grpc() => Detected::without_http2(&first, n, late),
         None => Detected::of(&first, n, transfer.sent, late),
     };
     let detected = match detected {
@@ -118,7 +119,7 @@ fn secure(transfer: &Transfer, first: &First, late: Option<bool>) -> Option<Open
         Some(true) => first[0] == APPLICATION_DATA,
         None => false,
     };
-    if !begins || secured::begin(transfer).is_none() {
+    if !globals::grpc() || !begins || secured::begin(transfer).is_none() {
         not_ours(transfer, Protocol::Tls);
         return None;
     }
@@ -135,10 +136,10 @@ pub fn identifier(inode: u64) -> u64 {
     (inode << 32) | ((now_ns() >> 16) & 0xffff_ffff)
 }
 
-/// The start of a connection that was open before the daemon, if this transfer may start with a frame.
+/// The start of a connection that was open before the daemon, if this transfer may start with a frame of HTTP/2.
 #[inline(always)]
 fn join(transfer: &Transfer, tries: &mut Tries, first: &First, n: u32) -> Option<Beginning> {
-    let new = Beginning::late(first, n, *tries);
+    let new = if globals::grpc() { Beginning::late(first, n, *tries) } else { None };
     if new.is_none() {
         if tries.has(Tries::HTTP2) {
             count_more(Counter::ConnectionsFull, transfer.total);

@@ -177,12 +177,13 @@ pub(super) struct Watched {
 
     /// Protocols that are watched
     ///
-    /// One or more, comma separated or repeated: grpc, which is always watched, grpc-web, connect
-    /// and thrift. Calls of gRPC-Web and Connect are counted in the metrics of gRPC, with the
-    /// additional label grpc_protocol. They are followed over HTTP/2 and, without TLS, over
-    /// HTTP/1.1. Thrift connections are recognized by the first bytes of a message in the strict binary protocol or the compact
-    /// protocol, with or without frames or headers (THeader). Their calls have metrics of their own
-    /// (thrift_server_started_total and similar).
+    /// One or more, comma separated or repeated: grpc, grpc-web, connect and thrift. Calls of
+    /// gRPC-Web and Connect are counted in the metrics of gRPC, with the additional label
+    /// grpc_protocol; they need grpc. They are followed over HTTP/2 and, without TLS, over HTTP/1.1.
+    /// Thrift connections are recognized by the first bytes of a message in the strict binary
+    /// protocol or the compact protocol, with or without frames or headers (THeader). Their calls
+    /// have metrics of their own (thrift_server_started_total and similar). With thrift alone, gRPC
+    /// is not watched, and has no metrics.
     ///
     /// Example: --protocol grpc,thrift
     #[arg(long, value_name = "PROTOCOL", value_delimiter = ',', value_parser = protocol)]

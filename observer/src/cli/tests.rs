@@ -304,6 +304,7 @@ fn mistakes_in_flags_are_told_in_one_line() {
     assert_mistake(run(&["--buckets", "2,1"], &[]), &["--buckets", "increasing"]);
     assert_mistake(run(&["--schema", "gopher"], &[]), &["--schema", "go, python"]);
     assert_mistake(run(&["--schema", "go,python"], &[]), &["--schema", "grpc_type", "UNARY"]);
+    assert_mistake(run(&["--protocol", "thrift,connect"], &[]), &["--protocol", "grpc,connect"]);
     assert_mistake(run(&["--max-methods", "0"], &[]), &["--max-methods", "1..=100000"]);
     assert_mistake(run(&["--listen"], &[]), &["--listen <ADDRESS:PORT>"]);
     assert_mistake(run(&["chekc"], &[]), &["check"]);

@@ -2,7 +2,7 @@
 
 use super::Environment;
 use super::flags::{Asked, Connections, Options, Top};
-use crate::config::{Config, Filter};
+use crate::config::{Config, Filter, Protocols};
 use crate::failures;
 #[cfg(feature = "kubernetes")]
 use crate::kubernetes;
@@ -67,13 +67,18 @@ impl Options {
         }
         let schemas = Schemas::new(published.schema)
             .map_err(|clash| format!("invalid list for '--schema <SCHEMA>': {clash}"))?;
-        if !watched.protocol.contains(&CallProtocol::Grpc) {
-            return Err("invalid list for '--protocol <PROTOCOL>': gRPC is always watched; write \
-                        grpc, or grpc,thrift"
-                .into());
+        let relatives = Relatives::of(&watched.protocol);
+        let [grpc, thrift] = [CallProtocol::Grpc, CallProtocol::Thrift]
+            .map(|protocol| watched.protocol.contains(&protocol));
+        if relatives.any() && !grpc {
+            return Err(
+                "invalid list for '--protocol <PROTOCOL>': grpc-web and connect need grpc; \
+                        add it, as in grpc,connect"
+                    .into(),
+            );
         }
-        let thrift = watched.protocol.contains(&CallProtocol::Thrift);
         let schemas = if thrift { schemas.and_thrift() } else { schemas };
+        let schemas = if grpc { schemas } else { schemas.without_grpc() };
         check_label_service(&published.labels, published.by, &schemas)?;
         // The flag may be repeated; the bounds are checked as one list.
         let buckets = if published.buckets.is_empty() {
@@ -119,8 +124,8 @@ impl Options {
             allow_hosts: published.allow_host,
             web_config_file: published.web_config_file,
             backend: kernel.backend,
-            thrift,
-            relatives: Relatives::of(&watched.protocol),
+            protocols: Protocols { grpc, thrift },
+            relatives,
             tls: kernel.tls,
             buckets,
             native_histograms: published.native_histograms,

@@ -45,8 +45,8 @@ pub struct Config {
     pub web_config_file: Option<PathBuf>,
     /// Where in the kernel the BPF programs are attached.
     pub backend: Backend,
-    /// Whether Thrift connections are watched, too.
-    pub thrift: bool,
+    /// The protocols that are watched.
+    pub protocols: Protocols,
     /// The relatives of gRPC that are followed, too.
     pub relatives: Relatives,
     /// Whether connections with TLS are followed.
@@ -97,6 +97,21 @@ pub struct Config {
     pub log: crate::log::Filter,
 }
 
+/// The protocols of connections that are watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Protocols {
+    /// gRPC.
+    pub grpc: bool,
+    /// Thrift.
+    pub thrift: bool,
+}
+
+impl Default for Protocols {
+    fn default() -> Self {
+        Self { grpc: true, thrift: false }
+    }
+}
+
 impl Config {
     /// What each series records.
     pub fn recording(&self) -> Recording {
@@ -124,7 +139,7 @@ impl Default for Config {
             allow_hosts: Vec::new(),
             web_config_file: None,
             backend: Backend::default(),
-            thrift: false,
+            protocols: Protocols::default(),
             relatives: Relatives::default(),
             tls: Tls::default(),
             buckets: Buckets::default(),

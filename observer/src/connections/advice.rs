@@ -2,6 +2,10 @@
 
 use super::{Following, Library};
 
+/// About HTTP/2 that is not watched.
+pub(super) const HTTP2: &str =
+    "not measured: the daemon runs without grpc in --protocol; add it, as in grpc,thrift";
+
 /// About HTTP/1.
 pub(super) const HTTP1: &str = "not measured: gRPC needs HTTP/2. --protocol grpc,grpc-web,connect follows new connections with \
      gRPC-Web and Connect over HTTP/1.1";

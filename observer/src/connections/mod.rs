@@ -80,6 +80,8 @@ pub enum Kind {
     Http1Followed,
     /// Thrift.
     Thrift,
+    /// HTTP/2, without gRPC in `--protocol`.
+    Http2NotWatched,
     /// TLS that is not followed.
     TlsNotFollowed,
     /// HTTP/1.
@@ -96,6 +98,7 @@ impl Kind {
             Self::TlsFollowed => "HTTP/2 over TLS",
             Self::Http1Followed => "HTTP/1, followed",
             Self::Thrift => "Thrift",
+            Self::Http2NotWatched => "HTTP/2, not watched",
             Self::TlsNotFollowed => "TLS, not followed",
             Self::Http1 => "HTTP/1",
             Self::Other => "other",
@@ -185,6 +188,7 @@ fn connections(tls: Following, known: &Known) -> Vec<Connections> {
         watched(Kind::TlsFollowed, followed),
         watched(Kind::Http1Followed, http1),
         watched(Kind::Thrift, thrift),
+        other(Kind::Http2NotWatched, Protocol::Http2, advice::HTTP2.into()),
         other(Kind::TlsNotFollowed, Protocol::Tls, advice::not_followed(tls, libraries)),
         other(Kind::Http1, Protocol::Http1, advice::HTTP1.into()),
         other(Kind::Other, Protocol::Other, advice::OTHER.into()),
@@ -238,6 +242,7 @@ mod tests {
         let refused = auto(&[("none", "too_large")]);
         assert!(refused.contains("/usr/lib/lib.so") && refused.contains("too_large"), "{refused}");
         assert!(advice(Following::Auto, known(Protocol::Http1, &[])).contains("HTTP/2"));
+        assert!(advice(Following::Auto, known(Protocol::Http2, &[])).contains("--protocol"));
         assert!(advice(Following::Auto, known(Protocol::Other, &[])).contains("not HTTP/2"));
     }
 

@@ -444,7 +444,7 @@ fn load(
         .map_max_entries("ENTERED", if backend == Backend::Kprobe { MAX_ENTERED } else { 1 })
         .map_max_entries("MULTIPLE", if backend == Backend::Socket { MAX_MULTIPLE } else { 1 })
         .map_max_entries("CONNECTIONS", config.max_connections)
-        .map_max_entries("THRIFT", if config.thrift { config.max_connections } else { 1 })
+        .map_max_entries("THRIFT", if config.protocols.thrift { config.max_connections } else { 1 })
         .load(OBJECT)
         .context("the kernel refused the maps of the BPF programs")
 }
@@ -467,7 +467,8 @@ fn settings(config: &Config, layout: &Layout, counted_only: bool, with_tls: bool
         filter_cgroups: (!filter.cgroups.is_empty()).into(),
         follow_children: filter.children.into(),
         tls: with_tls.into(),
-        thrift: config.thrift.into(),
+        grpc: config.protocols.grpc.into(),
+        thrift: config.protocols.thrift.into(),
         web: config.relatives.any().into(),
     }
 }

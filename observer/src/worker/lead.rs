@@ -41,10 +41,12 @@ pub(super) struct Lead {
     sweep_at: Instant,
     /// Exits and renames that may not have been reported, as of the last tick.
     pub(super) ends_unreported: u64,
-    /// Protocols to log, once, if a connection carries them instead of HTTP/2.
+    /// Protocols to log, once, if a connection carries them instead of one that is watched.
     unexpected: Vec<Protocol>,
     /// Whether TLS connections are to be followed.
     tls: Tls,
+    /// Whether gRPC is not watched.
+    is_without_grpc: bool,
     pub(super) budget: Budget,
     /// Whether memory was short at the last check.
     pub(super) is_short: bool,
@@ -67,6 +69,9 @@ impl Lead {
             if !config.relatives.any() {
                 unexpected.push(Protocol::Http1);
             }
+            if !config.protocols.grpc {
+                unexpected.push(Protocol::Http2);
+            }
         }
         Self {
             others,
@@ -78,6 +83,7 @@ impl Lead {
             ends_unreported: 0,
             unexpected,
             tls: config.tls,
+            is_without_grpc: !config.protocols.grpc,
             budget,
             is_short: false,
         }
@@ -142,7 +148,9 @@ impl Lead {
                     }
                     Protocol::Http1 => "HTTP/1, which is measured only after an upgrade to HTTP/2",
                     Protocol::Thrift => "Thrift",
-                    Protocol::Http2 | Protocol::Other => "a protocol other than HTTP/2",
+                    Protocol::Http2 => "HTTP/2, which is not watched without grpc in --protocol",
+                    Protocol::Other if self.is_without_grpc => "a protocol other than Thrift",
+                    Protocol::Other => "a protocol other than HTTP/2",
                 };
                 info!(
                     "a selected connection carries {what}: counted in \

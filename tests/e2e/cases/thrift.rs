@@ -14,6 +14,7 @@ use support::report::{self, Also::Nothing};
 use support::stack::Stack;
 use support::truth::Truth;
 
+use super::connections;
 use super::otlp::joined;
 use crate::case::Cases;
 
@@ -71,6 +72,9 @@ pub(crate) fn add(cases: &mut Cases, stacks: &'static [Stack], python: Option<&'
         [python, speaking],
         |[python, stack]| calls_are_exported(python, stack),
     );
+    cases.of("Thrift without gRPC", Nothing, [python, speaking], |[grpc, stack]| {
+        grpc_is_not_watched(grpc, stack)
+    });
     let alone: [(&str, Run); 6] = [
         ("Thrift: several messages in a write, and one in many", messages_are_cut_anywhere),
         ("Thrift: replies in any order", replies_may_be_in_any_order),
@@ -305,6 +309,32 @@ fn nothing_without_the_flag(stack: &Stack) -> Result<()> {
     daemon.wait_for_sum("observer_connections_seen_total", &other, 2.0..=2.0)?;
     let metrics = daemon.scrape()?;
     ensure!(metrics.series_count("thrift_") == 0, "there are metrics of Thrift");
+    server.stop()?;
+    daemon.stop()
+}
+
+/// With Thrift alone, connections of gRPC are counted by their protocol, and gRPC has no metrics.
+fn grpc_is_not_watched(grpc: &Stack, stack: &Stack) -> Result<()> {
+    let (of_grpc, server) = (Server::start(grpc, Listen::V4)?, Server::start(stack, Listen::V4)?);
+    let ports = [of_grpc.port()?, server.port()?].join(",");
+    let daemon = Daemon::start(&["--protocol", "thrift", "--port", &ports])?;
+    let calls_of_grpc = [vec![json!({ "rpc": "Unary", "count": 3 })]];
+    let (client_of_grpc, _) = Client::start(grpc, &of_grpc, &calls_of_grpc)?.finish()?;
+    let (client, did) = Client::start(stack, &server, &[crashes()])?.finish()?;
+    let (want, of_server) = (calls(&did), server.identity().clone());
+    daemon.wait_until(|metrics| {
+        agree(metrics, "client", &client, &want)?;
+        agree(metrics, "server", &of_server, &want)?;
+        metrics.expect_sum("observer_connections_seen_total", &[("protocol", "http2")], 2)?;
+        metrics.expect_sum("observer_connections_seen_total", &[("protocol", "grpc")], 0)
+    })?;
+    let families = daemon.scrape()?;
+    let of_grpc_calls = families.families().keys().find(|family| family.starts_with("grpc_"));
+    ensure!(of_grpc_calls.is_none(), "there is the family {of_grpc_calls:?}");
+    report::exact(4 * want.len());
+    let entries = connections::list(&daemon)?.to_string();
+    ensure!(entries.contains("http2_not_watched"), "{client_of_grpc} is not in {entries}");
+    of_grpc.stop()?;
     server.stop()?;
     daemon.stop()
 }

@@ -2,6 +2,8 @@
 
 use std::{fmt, str::FromStr};
 
+use observer_core::call::CallProtocol;
+
 use super::{CallFamily, LabelSource, Spelling, Value, go, otel, own, python, requests, thrift};
 use crate::metrics::{Buckets, Recording, exposition::Kind};
 
@@ -113,6 +115,13 @@ impl Schemas {
         if self.contains(Schema::Requests) {
             self.families.extend_from_slice(thrift::REQUESTS);
         }
+        self
+    }
+
+    /// Leaves out the families of gRPC calls.
+    #[must_use]
+    pub fn without_grpc(mut self) -> Self {
+        self.families.retain(|family| family.protocol != CallProtocol::Grpc);
         self
     }
 
@@ -269,6 +278,18 @@ mod tests {
         assert_eq!(recording(Schema::Legacy), (false, false, 20));
         assert_eq!(recording(Schema::Requests), (false, false, 20));
         assert_eq!(recording(Schema::Otel), (true, false, 20));
+    }
+
+    #[test]
+    fn thrift_alone_has_only_its_own_families() {
+        for schema in Schema::ALL {
+            let schemas = Schemas::new([schema]).unwrap().and_thrift().without_grpc();
+            let families = schemas.families();
+            assert!(!families.is_empty());
+            for family in families {
+                assert!(family.family.name.starts_with("thrift_"), "{family:?}");
+            }
+        }
     }
 
     #[test]
