@@ -21,7 +21,7 @@ use crate::{
     maps::{BPF_NOEXIST, CONNECTIONS, Values as _},
 };
 
-/// Thrift connections, by `struct sock`. The daemon sets the size.
+/// Thrift connections, by the key in `CONNECTIONS`. The daemon sets the size.
 #[map]
 static THRIFT: HashMap<Address, Scanners> = HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
 
@@ -34,11 +34,14 @@ pub const fn table() -> *const HashMap<Address, Scanners> {
     &raw const THRIFT
 }
 
-/// Walks over a transfer of a Thrift connection.
+/// Walks over a transfer of the Thrift connection with a key, or over its plaintext.
 #[inline(always)]
-pub fn walk(walk: &mut Walk<'_, Host>, total: u64) -> Outcome {
-    let sock = walk.scratch.host.transfer.socket.sock;
-    let Some(scanners) = scanners(sock, walk.shared) else {
+pub fn walk<const SLEEPS: bool>(
+    walk: &mut Walk<'_, Host<SLEEPS>>,
+    key: Address,
+    total: u64,
+) -> Outcome {
+    let Some(scanners) = scanners(key, walk.shared) else {
         count(Counter::ConnectionsFull, total);
         walk.own.position += total;
         walk.own.gap |= 1;
@@ -56,20 +59,20 @@ pub fn walk(walk: &mut Walk<'_, Host>, total: u64) -> Outcome {
 
 /// The scanners of a connection. Not inlined: its values would stay on the caller's stack.
 #[inline(never)]
-fn scanners(sock: Address, shared: &Shared) -> Option<&'static mut Scanners> {
-    if let Some(scanners) = THRIFT.value(sock) {
+fn scanners(key: Address, shared: &Shared) -> Option<&'static mut Scanners> {
+    if let Some(scanners) = THRIFT.value(key) {
         if scanners.id == shared.id {
             return Some(scanners);
         }
-        // An earlier socket had the address, unless another CPU has just inserted them.
+        // An earlier socket had the key, unless another CPU has just inserted them.
         if scanners.id != 0 {
             *scanners = NEW;
         }
     } else {
         let new: &_ = &NEW;
-        let _ = THRIFT.insert(sock, new, BPF_NOEXIST);
+        let _ = THRIFT.insert(key, new, BPF_NOEXIST);
     }
-    let scanners = THRIFT.value(sock)?;
+    let scanners = THRIFT.value(key)?;
     if scanners.id == 0 {
         scanners.begin(shared);
     }
@@ -78,22 +81,22 @@ fn scanners(sock: Address, shared: &Shared) -> Option<&'static mut Scanners> {
 
 /// Removes the scanners of a connection that has ended.
 #[inline(always)]
-pub fn forget(sock: Address) {
-    let _ = THRIFT.remove(sock);
+pub fn forget(key: Address) {
+    let _ = THRIFT.remove(key);
 }
 
 /// Removes the scanners of a connection that is closed.
 pub extern "C" fn sweep_scanners(
     _: *mut c_void,
-    sock: *const Address,
+    key: *const Address,
     scanners: *mut Scanners,
     _: *mut c_void,
 ) -> i64 {
     // SAFETY: the helper passes them: key and value of `THRIFT`.
-    let (sock, id) = unsafe { (*sock, (*scanners).id) };
-    let owner = CONNECTIONS.value(sock);
+    let (key, id) = unsafe { (*key, (*scanners).id) };
+    let owner = CONNECTIONS.value(key);
     if owner.is_none_or(|owner| owner.shared.id != id) {
-        forget(sock);
+        forget(key);
     }
     0
 }

@@ -191,7 +191,7 @@ fn try_walk(
     let mut walk = Walk { scratch, shared: &mut connection.shared, own, other };
     walk.own.walking = 1;
     let outcome = if globals::thrift() && walk.shared.is_thrift() {
-        thrift::walk(&mut walk, transfer.total)
+        thrift::walk(&mut walk, transfer.socket.sock, transfer.total)
     } else {
         walk::walk(&mut walk, transfer.total)
     };

@@ -181,6 +181,16 @@ impl Beginning {
     }
 }
 
+impl Beginning {
+    /// The same in TLS. It counts as open before, since a first message does not look different from later ones: probes may
+    /// have missed some.
+    #[inline(always)]
+    pub fn thrift_in_tls(first: &First, n: u32, is_late: bool) -> Option<Self> {
+        let new = Self::thrift(first, n, Some(is_late))?;
+        Some(Self { state: state::JOINING, ..new })
+    }
+}
+
 impl Connection {
     /// Starts anew, except for `shared.tries`. In place: the stack has no room for a connection.
     #[inline(always)]

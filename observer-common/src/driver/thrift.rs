@@ -14,6 +14,7 @@ use crate::{
     counter::{Counter, Protocol},
     record::{ItemHeader, Waited, direction, item_kind, role},
     scanner::Take,
+    sync::FrameSync,
     thrift::{Buffer, Scanner, event},
 };
 
@@ -111,6 +112,11 @@ fn begin<H: Host>(walk: &mut Walk<'_, H>, total: u64) -> u64 {
             scanner.lose();
             own.gap |= 1;
         }
+    }
+    // Plaintext of TLS may be missing.
+    if own.sync.is_out_of_sync() {
+        own.sync = FrameSync::default();
+        scanner.lose();
     }
     scanner.begin_transfer();
     emit::begin(scratch, shared, own);

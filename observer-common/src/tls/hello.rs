@@ -106,6 +106,12 @@ const fn field_length(phase: u8) -> u32 {
     }
 }
 
+/// There is ALPN.
+const HAS_ALPN: u8 = 1;
+
+/// It has `h2`.
+const HAS_H2: u8 = 2;
+
 /// What was read of a hello so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
@@ -124,8 +130,8 @@ pub struct Hello {
     have: u8,
     /// One of [`kind`].
     kind: u8,
-    /// Not 0 if ALPN has `h2`.
-    h2: u8,
+    /// Bits for ALPN: [`HAS_ALPN`], [`HAS_H2`].
+    alpn: u8,
 }
 
 impl Hello {
@@ -144,7 +150,7 @@ impl Hello {
     #[inline(always)]
     const fn at(phase: u8) -> Self {
         let cipher = Cipher::UNKNOWN;
-        Self { left: 0, skip: 0, names: 0, cipher, phase, have: 0, kind: 0, h2: 0 }
+        Self { left: 0, skip: 0, names: 0, cipher, phase, have: 0, kind: 0, alpn: 0 }
     }
 
     /// Whether it is still being read.
@@ -178,7 +184,13 @@ impl Hello {
     /// Whether the client offers HTTP/2, or the server selects it. With TLS 1.3 the server's answer is encrypted.
     #[inline(always)]
     pub const fn has_h2(&self) -> bool {
-        self.phase == phase::DONE && self.h2 != 0
+        self.phase == phase::DONE && self.alpn & HAS_H2 != 0
+    }
+
+    /// Whether the protocol is to be negotiated.
+    #[inline(always)]
+    pub const fn has_alpn(&self) -> bool {
+        self.alpn & HAS_ALPN != 0
     }
 
     /// Bytes of the message are missing: unless all is known, nothing more will be.
@@ -262,7 +274,9 @@ impl Hello {
             phase::NAMES => self.took_names(short as u32),
             phase::NAME => self.took_name(b0 as u32),
             phase::SHORT_NAME => {
-                self.h2 |= (short == u16::from_be_bytes(*b"h2")) as u8;
+                if short == u16::from_be_bytes(*b"h2") {
+                    self.alpn |= HAS_H2;
+                }
                 self.go_on(0, self.after_name());
             }
             _ => {
@@ -286,6 +300,7 @@ impl Hello {
     const fn took_extension(&mut self, kind: u32, length: u32) {
         match kind {
             extension::ALPN => {
+                self.alpn |= HAS_ALPN;
                 self.names = length;
                 self.go_on(0, phase::NAMES);
             }

@@ -55,9 +55,9 @@ pub struct OfProcess {
     pub cleartext: Counted,
     /// HTTP/1.1 connections without TLS.
     pub http1: Counted,
-    /// Thrift connections.
+    /// Thrift connections, with or without TLS.
     pub thrift: Counted,
-    /// TLS connections whose plaintext is seen.
+    /// HTTP/2 connections with TLS whose plaintext is seen.
     pub tls: Counted,
 }
 
@@ -73,10 +73,10 @@ pub struct Counted {
 impl OfProcess {
     pub(super) fn of(&mut self, is_tls: bool, carried: Carried) -> &mut Counted {
         match (is_tls, carried) {
+            (_, Carried::Thrift) => &mut self.thrift,
             (true, _) => &mut self.tls,
             (_, Carried::Http2) => &mut self.cleartext,
             (_, Carried::Http1) => &mut self.http1,
-            (_, Carried::Thrift) => &mut self.thrift,
         }
     }
 }

@@ -108,7 +108,7 @@ fn try_open(transfer: &Transfer, slot: &mut Slot) -> Option<Opened> {
     Some(Opened::Connection)
 }
 
-/// Follows a TLS connection, if it may be gRPC: from its first bytes on, or from a record of application data on.
+/// Follows a TLS connection, if it may carry what is watched: from its first bytes on, or from a record of application data on.
 #[inline(always)]
 fn secure(transfer: &Transfer, first: &First, late: Option<bool>) -> Option<Opened> {
     // Content types (RFC 8446 §5.1).
@@ -119,7 +119,7 @@ fn secure(transfer: &Transfer, first: &First, late: Option<bool>) -> Option<Open
         Some(true) => first[0] == APPLICATION_DATA,
         None => false,
     };
-    if !globals::grpc() || !begins || secured::begin(transfer).is_none() {
+    if !begins || secured::begin(transfer).is_none() {
         not_ours(transfer, Protocol::Tls);
         return None;
     }

@@ -21,12 +21,13 @@ use crate::{
         close,
         open::{identifier, insert, peek},
     },
-    filter,
+    filter, globals,
     kernel::{Address, copy_user, current_pid, now_ns},
     maps::{CONNECTIONS, Values as _},
     ring,
     scratch::{self, Slot, opaque},
     socket::Socket,
+    thrift,
     transfer::Transfer,
 };
 
@@ -212,7 +213,11 @@ fn try_walk(plaintext: &Plaintext, key: Address, secured: &mut Secured, slot: &m
     let (own, other) = unsafe { (&mut *directions.add(own), &mut *directions.add(own ^ 1)) };
     report_doubt(secured, own, &scratch.host.transfer);
     let mut walk = Walk { scratch, shared: &mut connection.shared, own, other };
-    let outcome = walk::walk(&mut walk, total);
+    let outcome = if globals::thrift() && walk.shared.is_thrift() {
+        thrift::walk(&mut walk, key, total)
+    } else {
+        walk::walk(&mut walk, total)
+    };
     secured.saw(sent, total);
     secured::report(secured, false);
     outcome
@@ -225,7 +230,7 @@ fn begin(plaintext: &Plaintext, secured: &mut Secured, slot: &mut Own) -> Outcom
     let mut first: First = [0; 16];
     // What is too short for a look is no beginning.
     let n = peek(&mut slot.scratch.host.buffers, &mut first).unwrap_or(0);
-    let is_start = begins_http2(&first, n);
+    let is_start = globals::grpc() && begins_http2(&first, n);
     if secured.id == 0 {
         let outcome = open(secured, slot, is_start, &first, n);
         if !matches!(outcome, Outcome::Walked) {
@@ -240,12 +245,20 @@ fn begin(plaintext: &Plaintext, secured: &mut Secured, slot: &mut Own) -> Outcom
         own.gap |= 1;
         own.sync.lose();
     }
-    secured.direction(sent).begin_plaintext(plaintext.order, is_start);
+    // The balance of Thrift starts with what may be the first message, so that a gap behind it shows.
+    let is_first = is_start || globals::thrift() && !secured.is_late() && is_thrift(secured.key);
+    secured.direction(sent).begin_plaintext(plaintext.order, is_first);
     Outcome::Walked
 }
 
-/// Makes the HTTP/2 connection in a TLS connection. `is_start`: whether this is its first plaintext; otherwise it was open
-/// before its plaintext was seen, which may be frames.
+#[inline(always)]
+fn is_thrift(key: Address) -> bool {
+    CONNECTIONS.value(key).is_some_and(|connection| connection.shared.is_thrift())
+}
+
+/// Makes the connection in a TLS connection. `is_start`: whether this is the first plaintext of HTTP/2; otherwise it was
+/// open before its plaintext was seen, which may be frames. The first message of Thrift does not look different from later
+/// ones.
 #[inline(always)]
 fn open(secured: &mut Secured, slot: &mut Own, is_start: bool, first: &First, n: u32) -> Outcome {
     let Transfer { socket, sent, pid, .. } = slot.scratch.host.transfer;
@@ -257,7 +270,7 @@ fn open(secured: &mut Secured, slot: &mut Own, is_start: bool, first: &First, n:
             _ => return Outcome::NotPreface,
         }
     } else {
-        match Beginning::late(first, n, Tries::default()) {
+        match late(first, n, secured.is_late()) {
             Some(new) => new,
             None => return Outcome::NotFrames,
         }
@@ -284,6 +297,17 @@ fn open(secured: &mut Secured, slot: &mut Own, is_start: bool, first: &First, n:
     secured.id = inserted.shared.id;
     secured.state = state::FOLLOWED;
     Outcome::Walked
+}
+
+/// The start of a connection that was open before its plaintext was seen.
+#[inline(always)]
+fn late(first: &First, n: u32, is_late: bool) -> Option<Beginning> {
+    if globals::thrift()
+        && let Some(new) = Beginning::thrift_in_tls(first, n, is_late)
+    {
+        return Some(new);
+    }
+    if globals::grpc() { Beginning::late(first, n, Tries::default()) } else { None }
 }
 
 /// If plaintext before this may be missing, the direction is out of sync.

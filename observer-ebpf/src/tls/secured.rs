@@ -22,6 +22,7 @@ use super::calls;
 use crate::{
     buffers::Buffers,
     count::{count, count_other},
+    globals,
     kernel::{Address, now_ns},
     maps::{BPF_ANY, BPF_NOEXIST, Values as _},
     ring,
@@ -29,7 +30,7 @@ use crate::{
     transfer::Transfer,
 };
 
-/// TLS connections that may be gRPC, by [`key`]. The daemon sets the sizes of these maps.
+/// TLS connections that may carry what is watched, by [`key`]. The daemon sets the sizes of these maps.
 #[map]
 static SECURED: HashMap<Address, Secured> =
     HashMap::with_max_entries(1, aya_ebpf::bindings::BPF_F_NO_PREALLOC);
@@ -154,10 +155,16 @@ pub fn watch(transfer: &Transfer, secured: &mut Secured, buffers: &mut Buffers) 
     }
     match secured.end(sent, end) {
         Shown::Nothing => return true,
-        Shown::Random => {
-            remember(secured);
-            announce(secured.pid);
-            return true;
+        shown @ (Shown::Random | Shown::NoProtocol) => {
+            let may_be_ours = match shown {
+                Shown::Random => globals::grpc(),
+                _ => globals::thrift(),
+            };
+            if may_be_ours {
+                remember(secured);
+                announce(secured.pid);
+                return true;
+            }
         }
         Shown::Cipher => count(Counter::TlsCipher, 0),
         Shown::NotHttp2 => {}

@@ -3,15 +3,19 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 use support::collector::{Collector, Protocol};
 use support::daemon::Daemon;
 use support::openmetrics::{Metrics, label};
+use support::pace;
 use support::peer::{Client, Identity, Listen, Server};
 use support::report::{self, Also::Nothing};
 use support::stack::Stack;
+use support::tls::{Certificates, Shown};
 use support::truth::Truth;
 
 use super::connections;
@@ -20,6 +24,9 @@ use crate::case::Cases;
 
 /// The flag that has the daemon watch Thrift.
 const PROTOCOL: [&str; 2] = ["--protocol", "grpc,thrift"];
+
+/// Time until a daemon follows the connections of a program that it does not know.
+const FOLLOW_LIMIT: Duration = Duration::from_secs(30);
 
 /// The function of a case without stacks.
 type Run = fn() -> Result<()>;
@@ -90,6 +97,13 @@ pub(crate) fn add(cases: &mut Cases, stacks: &'static [Stack], python: Option<&'
         [python, speaking],
         |[python, stack]| calls_are_exported(python, stack),
     );
+    let named = |name: &str| stacks.iter().find(|stack| stack.name == name);
+    for (client, server) in [("thrift-python", "thrift-go"), ("thrift-go", "thrift-python")] {
+        let name = format!("Thrift over TLS: {client} -> {server}");
+        cases.of(&name, Nothing, [named(server), named(client)], |[server, client]| {
+            calls_over_tls_are_counted(server, client)
+        });
+    }
     cases.of("Thrift without gRPC", Nothing, [python, speaking], |[grpc, stack]| {
         grpc_is_not_watched(grpc, stack)
     });
@@ -180,6 +194,54 @@ fn calls_are_counted(server: &Stack, client: &Stack, listen: Listen) -> Result<(
     let did = calls(&server.stop()?);
     ensure!(did == handled, "the server handled {did:?}, not {handled:?}");
     daemon.stop()
+}
+
+/// Every call of both ends is counted over TLS: without frames, and with multiplexed services in frames.
+fn calls_over_tls_are_counted(server: &Stack, client: &Stack) -> Result<()> {
+    let certificates = Certificates::new()?;
+    let daemon = Daemon::start(&[&PROTOCOL[..], &["--tls", "auto"]].concat())?;
+    let [server, client] = [server, client].map(|it| certificates.stack(it, Shown::ByServer));
+    follow(&daemon, &server, &client)?;
+    let plan = [plan(says_oneway(&client)), vec![crashes()]].concat();
+    for way in [&["--transport", "buffered"][..], &["--transport", "framed", "--multiplexed"]] {
+        let server = Server::start(&server.with(way), Listen::V4)?;
+        let (client, did) = Client::start(&client.with(way), &server, &plan)?.finish()?;
+        let want = calls(&did);
+        daemon
+            .wait_until(|metrics| {
+                agree(metrics, "client", &client, &want)?;
+                agree(metrics, "server", server.identity(), &want)
+            })
+            .with_context(|| daemon.get("/connections").unwrap_or_default())?;
+        report::exact(4 * want.len());
+        server.stop()?;
+    }
+    daemon.wait_until(|metrics| metrics.expect_sum("grpc_server_started_total", &[], 0))?;
+    daemon.stop()
+}
+
+/// Makes calls until the daemon follows both ends.
+fn follow(daemon: &Daemon, server: &Stack, client: &Stack) -> Result<()> {
+    let server = Server::start(server, Listen::V4)?;
+    let of_server = server.identity().clone();
+    let begin = Instant::now();
+    while begin.elapsed() < pace::limit(FOLLOW_LIMIT) {
+        let before = daemon.scrape()?;
+        let (client, did) = Client::start(client, &server, &[crashes()])?.finish()?;
+        let all = calls(&did).values().sum::<u64>() as f64;
+        sleep(pace::limit(Duration::from_secs(2)));
+        let after = daemon.scrape()?;
+        let handled = |metrics: &Metrics, side: &str, of: &Identity| {
+            let pid = of.pid.to_string();
+            metrics.sum(&format!("thrift_{side}_handled_total"), &[("pid", &pid)])
+        };
+        let new = handled(&after, "server", &of_server) - handled(&before, "server", &of_server);
+        if new == all && handled(&after, "client", &client) == all {
+            server.stop()?;
+            return Ok(());
+        }
+    }
+    bail!("the daemon does not follow {} and {of_server}", client.name)
 }
 
 /// Numbers of calls, by the name of the method and the outcome.

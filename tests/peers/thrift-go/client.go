@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,6 +22,15 @@ type step struct {
 }
 
 func carryOut() error {
+	if *tlsCA != "" {
+		authority, err := os.ReadFile(*tlsCA)
+		if err != nil {
+			return err
+		}
+		roots := x509.NewCertPool()
+		roots.AppendCertsFromPEM(authority)
+		secured = &tls.Config{RootCAs: roots}
+	}
 	text, err := os.ReadFile(*plan)
 	if err != nil {
 		return err
@@ -72,7 +83,11 @@ func (c *connection) open() error {
 		return err
 	}
 	transports, protocols := factories()
-	c.transport, err = transports.GetTransport(thrift.NewTSocketFromAddrConf(at, nil))
+	var socket thrift.TTransport = thrift.NewTSocketFromAddrConf(at, nil)
+	if secured != nil {
+		socket = thrift.NewTSSLSocketConf(*target, &thrift.TConfiguration{TLSConfig: secured})
+	}
+	c.transport, err = transports.GetTransport(socket)
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"crypto/tls"
 	"encoding/json"
 	"flag"
 	"log"
@@ -31,7 +32,13 @@ var (
 	protocol    = flag.String("protocol", "binary", "")
 	transport   = flag.String("transport", "buffered", "")
 	multiplexed = flag.Bool("multiplexed", false, "")
+	tlsCert     = flag.String("tls-cert", "", "")
+	tlsKey      = flag.String("tls-key", "", "")
+	tlsCA       = flag.String("tls-ca", "", "")
 )
+
+// What a client needs for TLS; nil without it.
+var secured *tls.Config
 
 func main() {
 	if err := flag.CommandLine.Parse(os.Args[2:]); err != nil {
@@ -52,7 +59,8 @@ func factories() (thrift.TTransportFactory, thrift.TProtocolFactory) {
 	if *protocol == "compact" {
 		inner = thrift.THeaderProtocolCompact
 	}
-	conf := &thrift.TConfiguration{THeaderProtocolID: &inner}
+	// The outer transports set it for the socket, too.
+	conf := &thrift.TConfiguration{THeaderProtocolID: &inner, TLSConfig: secured}
 	var transports thrift.TTransportFactory
 	switch *transport {
 	case "header":

@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
+	"net"
 	"os"
 	"os/signal"
 	"syscall"
@@ -17,7 +19,17 @@ func serve() error {
 	}
 	terminated := make(chan os.Signal, 1)
 	signal.Notify(terminated, syscall.SIGTERM)
-	socket := thrift.NewTServerSocketFromAddrTimeout(at, 0)
+	var socket listener = thrift.NewTServerSocketFromAddrTimeout(at, 0)
+	if *tlsCert != "" {
+		certificate, err := tls.LoadX509KeyPair(*tlsCert, *tlsKey)
+		if err != nil {
+			return err
+		}
+		conf := &tls.Config{Certificates: []tls.Certificate{certificate}}
+		if socket, err = thrift.NewTSSLServerSocket(*listen, conf); err != nil {
+			return err
+		}
+	}
 	if err := socket.Listen(); err != nil {
 		return err
 	}
@@ -39,6 +51,12 @@ func serve() error {
 	}
 	<-terminated
 	return record.write()
+}
+
+// A server's socket, with or without TLS.
+type listener interface {
+	thrift.TServerTransport
+	Addr() net.Addr
 }
 
 // What the generator writes, for all methods but `missing`.

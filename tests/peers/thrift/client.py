@@ -2,6 +2,7 @@
 
     client.py --library MODULE --target ADDRESS --plan FILE --truth FILE
               [--protocol binary|compact] [--transport buffered|framed|header] [--multiplexed]
+              [--tls-ca FILE]
 
 The plan is a list of stages, one after the other; a stage is a list of steps at
 the same time, each with a connection of its own: {"calls": [[METHOD, TIMES]], "size": BYTES}.
@@ -37,8 +38,9 @@ class Connection:
         library = self.library
         if self.client is None:
             args = self.args
+            tls = {"authority": args.tls_ca} if args.tls_ca else {}
             self.client = library.Client(
-                args.target, args.protocol, args.transport, args.multiplexed
+                args.target, args.protocol, args.transport, args.multiplexed, **tls
             )
         # The method that a name of the plan stands for.
         called = "first" if method == "none" else method
@@ -83,6 +85,7 @@ def main():
     parser.add_argument("--protocol", choices=["binary", "compact"], default="binary")
     parser.add_argument("--transport", choices=["buffered", "framed", "header"], default="buffered")
     parser.add_argument("--multiplexed", action="store_true")
+    parser.add_argument("--tls-ca")
     args = parser.parse_args()
     library = importlib.import_module(args.library)
     truth = Truth()

@@ -1,5 +1,7 @@
 """Server and client of Apache Thrift, with the classes that its generator would write for shop.thrift."""
 
+import ssl
+
 from thrift.protocol.TBinaryProtocol import TBinaryProtocolFactory
 from thrift.protocol.TCompactProtocol import TCompactProtocolFactory
 from thrift.protocol.THeaderProtocol import THeaderProtocolFactory
@@ -11,6 +13,7 @@ from thrift.Thrift import TApplicationException, TMessageType, TProcessor, TType
 from thrift.TMultiplexedProcessor import TMultiplexedProcessor
 from thrift.transport.THeaderTransport import THeaderClientType, THeaderSubprotocolID
 from thrift.transport.TSocket import TServerSocket, TSocket
+from thrift.transport.TSSLSocket import TSSLServerSocket, TSSLSocket
 from thrift.transport.TTransport import (
     TBufferedTransport,
     TBufferedTransportFactory,
@@ -185,7 +188,7 @@ class Processor(TProcessor):
         return True
 
 
-class Listening(TServerSocket):
+class Announcing:
     def __init__(self, listens, **address):
         super().__init__(**address)
         self.listens = listens
@@ -195,6 +198,14 @@ class Listening(TServerSocket):
         self.listens(self.handle.getsockname())
 
 
+class Listening(Announcing, TServerSocket):
+    pass
+
+
+class ListeningOverTls(Announcing, TSSLServerSocket):
+    pass
+
+
 def protocols(name, transport):
     if transport == "header":
         inner = {"binary": THeaderSubprotocolID.BINARY, "compact": THeaderSubprotocolID.COMPACT}
@@ -202,15 +213,19 @@ def protocols(name, transport):
     return TCompactProtocolFactory() if name == "compact" else TBinaryProtocolFactory()
 
 
-def server(handler, listen, protocol, transport, multiplexed, listens):
+def server(handler, listen, protocol, transport, multiplexed, listens, certificate=None):
     """Returns a function that serves."""
     kind, _, path = listen.partition(":")
     if kind == "unix":
         socket = Listening(lambda _: listens(listen), unix_socket=path)
     else:
-        socket = Listening(
-            lambda name: listens(f"{name[0]}:{name[1]}"), host="127.0.0.1", port=0
-        )
+        address = {"host": "127.0.0.1", "port": 0}
+        kind = Listening
+        if certificate:
+            kind = ListeningOverTls
+            address["ssl_context"] = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            address["ssl_context"].load_cert_chain(*certificate)
+        socket = kind(lambda name: listens(f"{name[0]}:{name[1]}"), **address)
     processor = Processor(handler)
     if multiplexed:
         several = TMultiplexedProcessor()
@@ -224,13 +239,16 @@ def server(handler, listen, protocol, transport, multiplexed, listens):
 class Client:
     """What the generator writes. It sends the sequence id 0 with each call; this one counts."""
 
-    def __init__(self, target, protocol, transport, multiplexed):
+    def __init__(self, target, protocol, transport, multiplexed, authority=None):
         kind, _, path = target.partition(":")
         if kind == "unix":
             socket = TSocket(unix_socket=path)
         else:
             host, _, port = target.rpartition(":")
             socket = TSocket(host, int(port))
+            if authority:
+                context = ssl.create_default_context(cafile=authority)
+                socket = TSSLSocket(host, int(port), ssl_context=context)
         wrap = TFramedTransport if transport == "framed" else TBufferedTransport
         self.transport = wrap(socket)
         self.transport.open()

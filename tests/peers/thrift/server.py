@@ -2,6 +2,7 @@
 
     server.py --library MODULE --listen ADDRESS --truth FILE
               [--protocol binary|compact] [--transport buffered|framed|header] [--multiplexed]
+              [--tls-cert FILE --tls-key FILE]
 
 Prints one JSON line {"pid", "address"} when it listens; at SIGTERM it writes
 its record to FILE and ends.
@@ -63,6 +64,8 @@ def main():
     parser.add_argument("--protocol", choices=["binary", "compact"], default="binary")
     parser.add_argument("--transport", choices=["buffered", "framed", "header"], default="buffered")
     parser.add_argument("--multiplexed", action="store_true")
+    parser.add_argument("--tls-cert")
+    parser.add_argument("--tls-key")
     args = parser.parse_args()
     library = importlib.import_module(args.library)
     truth = Truth()
@@ -71,8 +74,9 @@ def main():
         print(json.dumps({"pid": os.getpid(), "address": address}), flush=True)
 
     handler = Handler(truth, library, "Shop:" if args.multiplexed else "")
+    tls = {"certificate": (args.tls_cert, args.tls_key)} if args.tls_cert else {}
     serve = library.server(
-        handler, args.listen, args.protocol, args.transport, args.multiplexed, listens
+        handler, args.listen, args.protocol, args.transport, args.multiplexed, listens, **tls
     )
     threading.Thread(target=serve, daemon=True).start()
     signal.sigwait([signal.SIGTERM])

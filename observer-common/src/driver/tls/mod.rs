@@ -141,9 +141,11 @@ pub enum Shown {
     Nothing,
     /// The client's random, with which its library's object is found: [`Secured::random`].
     Random,
-    /// It cannot be gRPC.
+    /// The client's random, and that the client offers no protocol: it cannot be gRPC.
+    NoProtocol,
+    /// It cannot be gRPC, or another protocol that is watched.
     NotHttp2,
-    /// It may be gRPC, but the length of its plaintext does not show.
+    /// It may be watched, but the length of its plaintext does not show.
     Cipher,
 }
 
@@ -585,7 +587,11 @@ impl Secured {
         }
         if hello.is_client() {
             self.random = half(&buffer);
-            return if hello.has_h2() { Shown::Random } else { Shown::NotHttp2 };
+            return match (hello.has_h2(), hello.has_alpn()) {
+                (true, _) => Shown::Random,
+                (_, false) => Shown::NoProtocol,
+                _ => Shown::NotHttp2,
+            };
         }
         if let Some(cipher) = hello.cipher() {
             self.cipher = cipher;

@@ -417,6 +417,8 @@ fn a_connection_on_which_more_may_have_been_sent_has_a_gap() {
 #[test]
 fn other_protocols_and_suites_are_left_alone() {
     assert_eq!(End::new().moves(SENT, &client_hello(b"http/1.1")), Shown::NotHttp2);
+    let without_alpn = hello(1, &[0, 2, 0x13, 1, 1, 0], &[extension(0, b"a")]);
+    assert_eq!(End::new().moves(SENT, &without_alpn), Shown::NoProtocol);
     assert_eq!(End::new().moves(SENT, b"GET / HTTP/1.1\r\n"), Shown::NotHttp2);
     let mut end = End::new();
     end.moves(SENT, &client_hello(b"h2"));
