@@ -16,7 +16,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Version of this layout, for records that are stored. It grows with each change of a struct, a number or a meaning.
-pub const VERSION: u8 = 7;
+pub const VERSION: u8 = 8;
 
 const _: () = assert!(VERSION < 1 << 4);
 

@@ -42,6 +42,8 @@ pub struct Settings {
     pub grpc: u32,
     /// Whether Thrift connections are watched.
     pub thrift: u32,
+    /// Whether messages of Thrift may have no version on the ports in the `THRIFT_PORTS` map.
+    pub thrift_ports: u32,
     /// Whether bodies of gRPC-Web and Connect are followed.
     pub web: u32,
 }

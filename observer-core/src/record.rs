@@ -152,7 +152,7 @@ pub enum Item<'a> {
     Waited(Waited),
     /// A Thrift message.
     Message {
-        /// One of [`observer_common::thrift::kind`], if it is known.
+        /// One of [`observer_common::thrift::kind`], if it is known; 0 if only the end shows it.
         kind: u8,
         /// The length of its name.
         length: u32,
@@ -168,6 +168,8 @@ pub enum Item<'a> {
         sequence: u32,
         /// One of [`observer_common::thrift::first`], if it is known.
         first: u8,
+        /// One of [`observer_common::thrift::kind`], if it is known.
+        kind: u8,
     },
     /// The trailers in the body of a gRPC-Web call, or the next part of them.
     Tail {
@@ -347,7 +349,8 @@ impl<'a> Iterator for Items<'a> {
                 name: content,
             }),
             item_kind::MESSAGE_END => {
-                Some(Item::MessageEnd { sequence: header.stream, first: header.flags })
+                let (sequence, first, kind) = (header.stream, header.flags, header.frame_kind);
+                Some(Item::MessageEnd { sequence, first, kind })
             }
             item_kind::TAIL => Some(Item::Tail {
                 stream: header.stream,

@@ -1,6 +1,6 @@
 //! Decides which processes and ports are watched, before any byte is read.
 
-use aya_ebpf::helpers::bpf_get_current_uid_gid;
+use aya_ebpf::{helpers::bpf_get_current_uid_gid, maps::Array};
 use observer_common::{
     layout::Field,
     record::role,
@@ -11,7 +11,8 @@ use crate::{
     globals,
     kernel::{Address, current_task, name_at, own_name, read},
     maps::{
-        BPF_ANY, BPF_NOEXIST, CGROUPS, COMMS, CONNECTED, PIDS, PORTS, UIDS, UNNAMED, Values as _,
+        BPF_ANY, BPF_NOEXIST, CGROUPS, COMMS, CONNECTED, PIDS, PORTS, THRIFT_PORTS, UIDS, UNNAMED,
+        Values as _,
     },
     socket::{self, Listens, Socket},
 };
@@ -144,5 +145,25 @@ pub fn connects(socket: &Socket, ports: (u16, u16)) {
 
 #[inline(always)]
 fn is_selected(port: u16) -> bool {
-    PORTS.get(u32::from(port >> 6)).is_some_and(|bits| bits >> (port & 63) & 1 != 0)
+    is_in(&PORTS, port)
+}
+
+#[inline(always)]
+fn is_in(ports: &Array<u64>, port: u16) -> bool {
+    ports.get(u32::from(port >> 6)).is_some_and(|bits| bits >> (port & 63) & 1 != 0)
+}
+
+/// Whether the port that is listened on is one of `--thrift-port` or, while it is not known which one that is, either
+/// port. Not inlined: its values would stay on the caller's stack.
+#[inline(never)]
+pub fn is_thrift_port(socket: &Socket) -> bool {
+    if !globals::thrift_ports() {
+        return false;
+    }
+    let family = socket::stream_family(socket.sock);
+    let ports = family.and_then(|family| socket::ports(socket.sock, family));
+    let Some((local, remote)) = ports else { return false };
+    let listens = socket::listens(socket);
+    !matches!(listens, Listens::There) && is_in(&THRIFT_PORTS, local)
+        || !matches!(listens, Listens::Here) && is_in(&THRIFT_PORTS, remote)
 }

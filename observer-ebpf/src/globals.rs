@@ -51,6 +51,7 @@ settings! {
     fn tls() -> bool = is_yes;
     fn grpc() -> bool = is_yes;
     fn thrift() -> bool = is_yes;
+    fn thrift_ports() -> bool = is_yes;
     fn web() -> bool = is_yes;
 }
 

@@ -153,6 +153,10 @@ pub static MULTIPLE: LruHashMap<u64, Multiple> = LruHashMap::with_max_entries(1,
 #[map]
 pub static PORTS: Array<u64> = Array::with_max_entries(1024, 0);
 
+/// The ports of `--thrift-port`, in the same way. The daemon sets the size.
+#[map]
+pub static THRIFT_PORTS: Array<u64> = Array::with_max_entries(1, 0);
+
 /// Inode numbers of sockets that have connected to or from a selected port, by `struct sock`.
 #[map]
 pub static CONNECTED: LruHashMap<Address, u64> = LruHashMap::with_max_entries(16_384, 0);

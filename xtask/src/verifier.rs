@@ -10,7 +10,8 @@ const MOST_VERIFIED: u64 = 100_000;
 const MOST_VERIFIED_OF_ALL: u64 = 250_000;
 
 /// The flags of `observer check` with which the verifier follows all parts of the programs.
-const ALL_PARTS: [&str; 4] = ["--tls", "auto", "--protocol", "grpc,thrift,grpc-web,connect"];
+const ALL_PARTS: [&str; 6] =
+    ["--tls", "auto", "--protocol", "grpc,thrift,grpc-web,connect", "--thrift-port", "9090"];
 
 /// The parts of the programs that are loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

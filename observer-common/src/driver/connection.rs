@@ -29,6 +29,8 @@ pub mod protocol {
     pub const THRIFT: u32 = 1;
     /// HTTP/1.1.
     pub const HTTP1: u32 = 2;
+    /// Thrift, with messages that may have no version.
+    pub const UNVERSIONED_THRIFT: u32 = 3;
 }
 
 /// How much the daemon knows of a connection by the `OpenItem`s of its records.
@@ -222,7 +224,7 @@ impl Shared {
     /// Whether it carries Thrift, or may carry it.
     #[inline(always)]
     pub const fn is_thrift(&self) -> bool {
-        self.protocol == protocol::THRIFT
+        self.protocol & protocol::THRIFT != 0
     }
 
     /// Whether it carries HTTP/1.1, or may carry it, and is followed.

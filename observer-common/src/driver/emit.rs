@@ -189,7 +189,7 @@ fn write_header<H: Host>(
     let late = if is_late { LATE } else { 0 };
     let held = if shared.is_tls() { HELD } else { 0 };
     let protocol = match shared.protocol {
-        protocol::THRIFT => THRIFT,
+        protocol::THRIFT | protocol::UNVERSIONED_THRIFT => THRIFT,
         protocol::HTTP1 => HTTP1,
         _ => 0,
     };

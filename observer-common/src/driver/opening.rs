@@ -162,10 +162,15 @@ impl Beginning {
     }
 
     /// The start of a connection that may carry Thrift, by the first bytes of a transfer. `late` is as in
-    /// [`Detected::of`]: if other bytes came before, only a message shows it.
+    /// [`Detected::of`]: if other bytes came before, only a message shows it. `is_unversioned`: whether messages may have
+    /// no version.
     #[inline(always)]
-    pub fn thrift(first: &First, n: u32, late: Option<bool>) -> Option<Self> {
-        let is_certain = thrift::may_begin(first, n)?;
+    pub fn thrift(first: &First, n: u32, late: Option<bool>, is_unversioned: bool) -> Option<Self> {
+        let mut begins = thrift::may_begin(first, n);
+        if is_unversioned && begins != Some(true) {
+            begins = thrift::may_begin_unversioned(first, n).or(begins);
+        }
+        let is_certain = begins?;
         let is_late = late == Some(true);
         if is_late && !is_certain {
             return None;
@@ -176,7 +181,7 @@ impl Beginning {
             syncs: [FrameSync::default(); 2],
             role: role::UNKNOWN,
             state: if is_late { state::JOINING } else { state::CANDIDATE },
-            protocol: protocol::THRIFT,
+            protocol: if is_unversioned { protocol::UNVERSIONED_THRIFT } else { protocol::THRIFT },
         })
     }
 }
@@ -185,8 +190,13 @@ impl Beginning {
     /// The same in TLS. It counts as open before, since a first message does not look different from later ones: probes may
     /// have missed some.
     #[inline(always)]
-    pub fn thrift_in_tls(first: &First, n: u32, is_late: bool) -> Option<Self> {
-        let new = Self::thrift(first, n, Some(is_late))?;
+    pub fn thrift_in_tls(
+        first: &First,
+        n: u32,
+        is_late: bool,
+        is_unversioned: bool,
+    ) -> Option<Self> {
+        let new = Self::thrift(first, n, Some(is_late), is_unversioned)?;
         Some(Self { state: state::JOINING, ..new })
     }
 }

@@ -1,11 +1,12 @@
 //! Walks over the bytes of one transfer of a Thrift connection, message by message.
 //!
 //! As [`walk`](super::walk) does for HTTP/2. A record has the kind and the name of each message, its sequence id and the
-//! first field of a reply; nothing else leaves the kernel.
+//! first field of a reply; nothing else leaves the kernel. The kind is in the items of the start and of the end, since a
+//! message without a version has it after the name.
 
 use super::{
     Host, Scratch,
-    connection::{DirectionState, Shared, sender, state},
+    connection::{DirectionState, Shared, protocol, sender, state},
     emit::{self, RECORD_FULL},
     timed,
     walk::Outcome,
@@ -39,6 +40,11 @@ impl Scanners {
     #[inline(always)]
     pub fn begin(&mut self, shared: &Shared) {
         self.id = shared.id;
+        if shared.protocol == protocol::UNVERSIONED_THRIFT {
+            for scanner in &mut self.directions {
+                scanner.expect_unversioned();
+            }
+        }
         if shared.joined != 0 {
             for scanner in &mut self.directions {
                 scanner.lose();
@@ -173,8 +179,11 @@ fn step<H: Host>(
         emit::end_frame(scratch);
     }
     if events & event::END != 0 {
-        let (kind, flags, stream) = (item_kind::MESSAGE_END, scanner.first(), scanner.sequence());
-        emit::put_item(scratch, ItemHeader { kind, flags, stream, ..ItemHeader::default() });
+        learn_role(scratch, shared, scanner);
+        let (kind, frame_kind) = (item_kind::MESSAGE_END, scanner.kind());
+        let (flags, stream) = (scanner.first(), scanner.sequence());
+        let end = ItemHeader { kind, frame_kind, flags, stream, ..ItemHeader::default() };
+        emit::put_item(scratch, end);
     }
     (!scanner.is_refused()).then_some(())
 }
@@ -206,6 +215,17 @@ fn begin_item<H: Host>(scratch: &mut Scratch<H>, item: ItemHeader) {
     emit::put_item(scratch, item);
 }
 
+/// Learns by the kind of a message, if that is known, which end this is.
+#[inline(always)]
+fn learn_role<H: Host>(scratch: &mut Scratch<H>, shared: &mut Shared, scanner: &Scanner) {
+    if shared.role == role::UNKNOWN && scanner.kind() != 0 {
+        let by_this_end = scratch.sent == direction::SENT;
+        let is_client = by_this_end == scanner.is_of_client();
+        shared.role = if is_client { role::CLIENT } else { role::SERVER };
+        scratch.sender = if is_client { sender::CLIENT } else { sender::SERVER };
+    }
+}
+
 /// Handles a message's kind, and the length of its name.
 #[inline(always)]
 fn begin_message<H: Host>(
@@ -221,12 +241,7 @@ fn begin_message<H: Host>(
         shared.state = state::WATCHED;
         scratch.host.count_protocol(Protocol::Thrift);
     }
-    if shared.role == role::UNKNOWN {
-        let by_this_end = scratch.sent == direction::SENT;
-        let is_client = by_this_end == scanner.is_of_client();
-        shared.role = if is_client { role::CLIENT } else { role::SERVER };
-        scratch.sender = if is_client { sender::CLIENT } else { sender::SERVER };
-    }
+    learn_role(scratch, shared, scanner);
     let (frame_kind, length) = (scanner.kind(), scanner.name_length());
     let (kind, stream) = (item_kind::MESSAGE, own.position as u32);
     begin_item(scratch, ItemHeader { kind, frame_kind, stream, length, ..ItemHeader::default() });

@@ -23,6 +23,18 @@
 //!
 //! A transform, such as compression, makes the message unreadable: then the frame is refused.
 //!
+//! Messages of the binary protocol may have no version, if [that is expected](Scanner::expect_unversioned). Then the kind
+//! comes after the name:
+//!
+//! ```text
+//! ┌──────────────┬─────────────┬──────┬──────┬─────────────┬─────────────────────────────┐
+//! │ frame length │ name length │ name │ kind │ sequence id │ arguments or result: fields │
+//! │ 4, if framed │ 4           │      │ 1    │ 4           │                             │
+//! └──────────────┴─────────────┴──────┴──────┴─────────────┴─────────────────────────────┘
+//! ```
+//!
+//! A number that may be the length of a frame or of a name is that of a name if printable bytes follow it.
+//!
 //! Source: "Thrift Binary protocol encoding", "Thrift RPC" and "Header format" in Apache Thrift's doc/specs.
 //!
 //! Order of calls: [`Scanner::want`], then [`Scanner::took`] with at most that many bytes, and so on, as for the
@@ -73,7 +85,7 @@ pub mod first {
 
 /// Bits for what the taken bytes completed.
 pub mod event {
-    /// The kind of the message and the length of its name are known; the name follows.
+    /// The length of the name is known, and the kind of the message unless it has no version; the name follows.
     pub const BEGIN: u32 = 1;
     /// The name is complete.
     pub const NAME_END: u32 = 2;
@@ -136,6 +148,8 @@ mod phase {
     pub(super) const COUNT: u32 = 17;
     /// In the number of a map's entries in the compact protocol.
     pub(super) const MAP_COUNT: u32 = 18;
+    /// In the kind and the sequence id of a message without a version.
+    pub(super) const KIND: u32 = 19;
 }
 
 /// The offset in the buffer of the part that each phase reads: first the phases of the binary protocol, then, from 32 on,
@@ -143,14 +157,14 @@ mod phase {
 /// start. These are tables, because the verifier follows the walk once for each number that it knows.
 #[rustfmt::skip]
 static PLACES: [u8; 64] = [
-    0, 2, 8, 0, 12, 16, 17, 20, 20, 20, 0, 0, 0, 4, 0, 20, 20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+    0, 2, 8, 0, 12, 16, 17, 20, 20, 20, 0, 0, 0, 4, 0, 20, 20, 0, 0, 11, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
     0, 0, 21, 0, 21, 16, 21, 21, 20, 20, 0, 0, 0, 0, 0, 20, 20, 21, 21, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
 ];
 
 /// The lengths of these parts.
 #[rustfmt::skip]
 static LENGTHS: [u8; 64] = [
-    2, 2, 4, 0, 4, 1, 2, 4, 5, 6, 0, 0, 0, 8, 0, 8, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+    2, 2, 4, 0, 4, 1, 2, 4, 5, 6, 0, 0, 0, 8, 0, 8, 8, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
     0, 0, 1, 0, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 8, 8, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
 ];
 
@@ -219,7 +233,7 @@ pub struct Scanner {
     /// The length of the name.
     name: u32,
     sequence: u32,
-    /// One of [`kind`].
+    /// One of [`kind`]; 0 if it is not known yet.
     kind: u8,
     /// One of [`first`].
     first: u8,
@@ -231,7 +245,9 @@ pub struct Scanner {
     compact: u8,
     /// Digits of the present number that were taken; `skip` has their value.
     digits: u8,
-    _reserved: [u8; 2],
+    /// Not 0 if messages may have no version.
+    unversioned: u8,
+    _reserved: u8,
 }
 
 impl Scanner {
@@ -251,8 +267,15 @@ impl Scanner {
         lost: 0,
         compact: 0,
         digits: 0,
-        _reserved: [0; 2],
+        unversioned: 0,
+        _reserved: 0,
     };
+
+    /// Expects messages without a version, too.
+    #[inline(always)]
+    pub const fn expect_unversioned(&mut self) {
+        self.unversioned = 1;
+    }
 
     /// Records that no message boundary is known from here on.
     #[inline(always)]
@@ -290,7 +313,7 @@ impl Scanner {
         self.phase == phase::NEXT
     }
 
-    /// The kind of the message: one of [`kind`].
+    /// The kind of the message: one of [`kind`]. 0 if there is no version, until [`event::END`].
     #[inline(always)]
     pub const fn kind(&self) -> u8 {
         self.kind
@@ -386,7 +409,7 @@ impl Scanner {
                 if self.compact != 0 {
                     return event::NAME_END | self.body();
                 }
-                self.phase = phase::SEQUENCE;
+                self.phase = if self.kind == 0 { phase::KIND } else { phase::SEQUENCE };
                 event::NAME_END
             }
             Take::Skip if self.phase == phase::NEXT => self.next(),
@@ -417,6 +440,15 @@ impl Scanner {
             phase::SEQUENCE => {
                 self.sequence = number(b[12], b[13], b[14], b[15]);
                 self.body()
+            }
+            phase::KIND => {
+                self.kind = b[11];
+                self.sequence = number(b[12], b[13], b[14], b[15]);
+                if matches!(self.kind, kind::CALL..=kind::ONEWAY) {
+                    self.body()
+                } else {
+                    self.refuse()
+                }
             }
             phase::FIELD if b[16] == value::STOP => self.stop(),
             phase::FIELD => {
@@ -510,16 +542,24 @@ impl Scanner {
         if is_version(word) {
             self.kind = word as u8;
             self.phase = phase::NAME_LENGTH;
+        } else if self.unversioned != 0 && is_name(word) {
+            self.kind = 0;
+            return self.begin(word);
         } else if self.framed == 0 && is_frame(word) {
-            self.framed = 1;
-            self.frame = word;
-            self.phase = phase::START;
+            self.begin_frame(word);
         } else if self.framed != 0 && is_header(word) {
             self.phase = phase::HEADER;
         } else {
             self.phase = phase::REFUSED;
         }
         0
+    }
+
+    #[inline(always)]
+    const fn begin_frame(&mut self, length: u32) {
+        self.framed = 1;
+        self.frame = length;
+        self.phase = phase::START;
     }
 
     /// Skips the rest of a header, which has so many words.
@@ -543,27 +583,38 @@ impl Scanner {
 
     #[inline(always)]
     const fn begin(&mut self, name: u32) -> u32 {
-        // A sequence id and the end of the message's struct follow.
-        let rest = if self.compact != 0 { 1 } else { 5 };
+        // The kind, a sequence id and the end of the message's struct follow.
+        let rest = if self.compact != 0 {
+            1
+        } else if self.kind == 0 {
+            6
+        } else {
+            5
+        };
         if !is_name(name) || self.framed != 0 && name + rest > self.frame {
             return self.refuse();
         }
         self.name = name;
         self.skip = name as u64;
-        if self.compact != 0 {
+        if self.compact != 0 || self.kind == 0 {
             self.phase = phase::CHECK;
             return 0;
         }
         self.named()
     }
 
-    /// Looks at the first `n` bytes of a name: the two bytes before are not enough to recognize a message.
+    /// Looks at the first `n` bytes of a name: the bytes before are not enough to recognize a message.
     #[inline(always)]
     const fn check(&mut self, bytes: u64, n: u32) -> u32 {
-        if !compact::is_name(bytes, n) {
-            return self.refuse();
+        if compact::is_name(bytes, n) {
+            return self.named();
         }
-        self.named()
+        // Its length was that of a frame.
+        if self.kind == 0 && self.framed == 0 && is_frame(self.name) {
+            self.begin_frame(self.name);
+            return 0;
+        }
+        self.refuse()
     }
 
     #[inline(always)]
@@ -760,6 +811,45 @@ pub const fn may_begin(b: &[u8; 16], n: u32) -> Option<bool> {
         },
         _ => None,
     }
+}
+
+/// The same for messages without a version.
+#[inline(always)]
+pub const fn may_begin_unversioned(b: &[u8; 16], n: u32) -> Option<bool> {
+    if n < 4 {
+        return None;
+    }
+    let (word, next) = (number(b[0], b[1], b[2], b[3]), number(b[4], b[5], b[6], b[7]));
+    let name = u64::from_le_bytes([b[4], b[5], b[6], b[7], b[8], b[9], b[10], b[11]]);
+    let present = n - 4;
+    if is_name(word) {
+        let looked_at = least([word, present, 8]);
+        if compact::is_name(name, looked_at) {
+            return Some(looked_at == least([word, 8, 8]));
+        }
+    }
+    if !is_frame(word) {
+        return None;
+    }
+    if present < 4 {
+        return if present == 0 || b[4] == 0 { Some(false) } else { None };
+    }
+    // The length of the name, the kind, the sequence id and the end of the message's struct.
+    if !is_name(next) || next + 10 > word {
+        return None;
+    }
+    let looked_at = least([next, present - 4, 4]);
+    if compact::is_name(name >> 32, looked_at) {
+        Some(looked_at == least([next, 4, 4]))
+    } else {
+        None
+    }
+}
+
+#[inline(always)]
+const fn least([a, b, c]: [u32; 3]) -> u32 {
+    let least = if a < b { a } else { b };
+    if least < c { least } else { c }
 }
 
 /// Whether this is version 1 and the kind of a message.

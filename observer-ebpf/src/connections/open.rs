@@ -61,8 +61,11 @@ fn try_open(transfer: &Transfer, slot: &mut Slot) -> Option<Opened> {
     let sent = transfer.sent == direction::SENT;
     let late =
         socket::moved_before(transfer.socket.sock, sent, transfer.total).map(|bytes| bytes != 0);
-    let thrift =
-        if globals::thrift() && !known { Beginning::thrift(&first, n, late) } else { None };
+    let thrift = if globals::thrift() && !known {
+        Beginning::thrift(&first, n, late, filter::is_thrift_port(&transfer.socket))
+    } else {
+        None
+    };
     let detected = match thrift {
         _ if known => Detected::Late,
         Some(new) => Detected::New(new),

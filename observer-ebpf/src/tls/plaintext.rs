@@ -270,7 +270,7 @@ fn open(secured: &mut Secured, slot: &mut Own, is_start: bool, first: &First, n:
             _ => return Outcome::NotPreface,
         }
     } else {
-        match late(first, n, secured.is_late()) {
+        match late(first, n, secured.is_late(), &socket) {
             Some(new) => new,
             None => return Outcome::NotFrames,
         }
@@ -301,9 +301,10 @@ fn open(secured: &mut Secured, slot: &mut Own, is_start: bool, first: &First, n:
 
 /// The start of a connection that was open before its plaintext was seen.
 #[inline(always)]
-fn late(first: &First, n: u32, is_late: bool) -> Option<Beginning> {
+fn late(first: &First, n: u32, is_late: bool, socket: &Socket) -> Option<Beginning> {
     if globals::thrift()
-        && let Some(new) = Beginning::thrift_in_tls(first, n, is_late)
+        && let Some(new) =
+            Beginning::thrift_in_tls(first, n, is_late, filter::is_thrift_port(socket))
     {
         return Some(new);
     }

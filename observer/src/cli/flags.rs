@@ -190,6 +190,18 @@ pub(super) struct Watched {
     #[arg(default_values_t = [CallProtocol::Grpc])]
     pub(super) protocol: Vec<CallProtocol>,
 
+    /// Ports of Thrift services whose messages have no version
+    ///
+    /// Servers and clients with the non-strict binary protocol (TBinaryProtocol with strictWrite or
+    /// strict_write off) send messages that begin with a name. That looks like many other protocols,
+    /// so these messages are recognized on these ports only. Other messages of Thrift are recognized
+    /// there, too. Needs thrift in --protocol. Syntax as for --port. It does not limit which ports
+    /// are watched.
+    ///
+    /// Example: --thrift-port 9090,9100-9110
+    #[arg(long, value_name = "PORT", value_delimiter = ',')]
+    pub(super) thrift_port: Vec<PortRange>,
+
     /// Watches only these processes, by process ID
     ///
     /// Numbers as ps shows them, comma separated or repeated. Each process must be running when

@@ -43,9 +43,10 @@ fn with_file(text: &str, args: &[&str], variables: &[(&str, &str)]) -> Result<Co
 }
 
 /// A value other than the default, for every flag that is a setting, as TOML and as a flag's text.
-const SETTINGS: [(&str, &str, &str); 40] = [
+const SETTINGS: [(&str, &str, &str); 41] = [
     ("port", "[50051, '8000-8100']", "50051,8000-8100"),
     ("protocol", "['grpc', 'thrift']", "grpc,thrift"),
+    ("thrift-port", "[9090, '9100-9110']", "9090,9100-9110"),
     ("pid", "[4711, '4712']", "4711,4712"),
     ("comm", "['python3', 'greeter']", "python3,greeter"),
     ("uid", "[0, 1000]", "0,1000"),
@@ -127,6 +128,7 @@ fn every_flag_is_a_variable_and_a_key() {
             "children" => &["--pid=1"][..],
             "log-errors-rate" | "log-errors-omit" => &["--log-errors"],
             "peer-name" => &["--service-graph"],
+            "thrift-port" => &["--protocol=thrift"],
             "otlp-protocol" | "otlp-watched" => &["--otlp-endpoint=http://a"],
             "kubernetes-peers" => {
                 &["--kubernetes=http://127.0.0.1:1", "--kubernetes-node=n", "--service-graph"]
@@ -305,6 +307,7 @@ fn mistakes_in_flags_are_told_in_one_line() {
     assert_mistake(run(&["--schema", "gopher"], &[]), &["--schema", "go, python"]);
     assert_mistake(run(&["--schema", "go,python"], &[]), &["--schema", "grpc_type", "UNARY"]);
     assert_mistake(run(&["--protocol", "thrift,connect"], &[]), &["--protocol", "grpc,connect"]);
+    assert_mistake(run(&["--thrift-port", "9090"], &[]), &["--thrift-port", "grpc,thrift"]);
     assert_mistake(run(&["--max-methods", "0"], &[]), &["--max-methods", "1..=100000"]);
     assert_mistake(run(&["--listen"], &[]), &["--listen <ADDRESS:PORT>"]);
     assert_mistake(run(&["chekc"], &[]), &["check"]);

@@ -77,6 +77,11 @@ impl Options {
                     .into(),
             );
         }
+        if !watched.thrift_port.is_empty() && !thrift {
+            return Err("--thrift-port needs thrift in --protocol: add it, as in --protocol \
+                        grpc,thrift, or remove --thrift-port"
+                .into());
+        }
         let schemas = if thrift { schemas.and_thrift() } else { schemas };
         let schemas = if grpc { schemas } else { schemas.without_grpc() };
         check_label_service(&published.labels, published.by, &schemas)?;
@@ -125,6 +130,7 @@ impl Options {
             web_config_file: published.web_config_file,
             backend: kernel.backend,
             protocols: Protocols { grpc, thrift },
+            thrift_ports: watched.thrift_port.into_iter().collect(),
             relatives,
             tls: kernel.tls,
             buckets,

@@ -47,6 +47,8 @@ pub struct Config {
     pub backend: Backend,
     /// The protocols that are watched.
     pub protocols: Protocols,
+    /// The ports on which messages of Thrift may have no version.
+    pub thrift_ports: Ports,
     /// The relatives of gRPC that are followed, too.
     pub relatives: Relatives,
     /// Whether connections with TLS are followed.
@@ -140,6 +142,7 @@ impl Default for Config {
             web_config_file: None,
             backend: Backend::default(),
             protocols: Protocols::default(),
+            thrift_ports: Ports::default(),
             relatives: Relatives::default(),
             tls: Tls::default(),
             buckets: Buckets::default(),

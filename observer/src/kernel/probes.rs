@@ -39,7 +39,7 @@ use super::{
 };
 use crate::{
     clock,
-    config::{self, Backend, CgroupName, Config, Filter, Tls},
+    config::{self, Backend, CgroupName, Config, Filter, Ports, Tls},
     files::first_of,
     memory,
     metrics::{DroppedRecords, Gap, Program},
@@ -157,7 +157,7 @@ impl Probes {
     ) -> Result<(Self, Vec<Ring>)> {
         layout.supports(backend)?;
         let mut ebpf = load(backend, config, layout, counted_only, method.is_some())?;
-        select(&mut ebpf, &config.filter)?;
+        select(&mut ebpf, config)?;
         let tls = method.map(|method| tls(&mut ebpf, method).context(TlsRefused)).transpose()?;
         let rings = rings(&mut ebpf, config)?;
         let counts = ebpf.take_map("COUNTS").context("the BPF programs have no map COUNTS")?;
@@ -340,8 +340,11 @@ fn sizes(ebpf: &Ebpf) -> Vec<ProgramSize> {
     sizes
 }
 
+/// Entries of a map with a bit for each port.
+const PORT_WORDS: u32 = 1024;
+
 /// The maps that select what is watched.
-const FILTERS: [&str; 5] = ["PORTS", "PIDS", "COMMS", "UIDS", "CGROUPS"];
+const FILTERS: [&str; 6] = ["PORTS", "THRIFT_PORTS", "PIDS", "COMMS", "UIDS", "CGROUPS"];
 
 /// Makes the filters read-only for every process: only the BPF programs can still write them. aya freezes the globals.
 fn freeze(ebpf: &Ebpf) -> Result<()> {
@@ -444,6 +447,7 @@ fn load(
         .map_max_entries("ENTERED", if backend == Backend::Kprobe { MAX_ENTERED } else { 1 })
         .map_max_entries("MULTIPLE", if backend == Backend::Socket { MAX_MULTIPLE } else { 1 })
         .map_max_entries("CONNECTIONS", config.max_connections)
+        .map_max_entries("THRIFT_PORTS", if settings.thrift_ports == 0 { 1 } else { PORT_WORDS })
         .map_max_entries("THRIFT", if config.protocols.thrift { config.max_connections } else { 1 })
         .load(OBJECT)
         .context("the kernel refused the maps of the BPF programs")
@@ -469,6 +473,7 @@ fn settings(config: &Config, layout: &Layout, counted_only: bool, with_tls: bool
         tls: with_tls.into(),
         grpc: config.protocols.grpc.into(),
         thrift: config.protocols.thrift.into(),
+        thrift_ports: (!config.thrift_ports.is_empty()).into(),
         web: config.relatives.any().into(),
     }
 }
@@ -488,23 +493,31 @@ fn rings(ebpf: &mut Ebpf, config: &Config) -> Result<Vec<Ring>> {
 }
 
 /// Fills the maps of the filters, before anything is attached.
-fn select(ebpf: &mut Ebpf, filter: &Filter) -> Result<()> {
-    let mut ports: Array<_, u64> = map(ebpf, "PORTS")?.try_into()?;
-    let mut bits = [0_u64; 1024];
-    for port in filter.ports.iter() {
-        if let Some(word) = bits.get_mut(usize::from(port >> 6)) {
-            *word |= 1 << (port & 63);
-        }
-    }
-    for (index, word) in bits.iter().enumerate().filter(|(_, word)| **word != 0) {
-        ports.set(index as u32, word, 0)?;
-    }
+fn select(ebpf: &mut Ebpf, config: &Config) -> Result<()> {
+    let filter = &config.filter;
+    fill_ports(ebpf, "PORTS", &filter.ports)?;
+    fill_ports(ebpf, "THRIFT_PORTS", &config.thrift_ports)?;
     fill(ebpf, "PIDS", filter.pids.iter().copied(), "too many processes with --pid")?;
     let comms = filter.comms.iter().map(config::Comm::bytes);
     fill(ebpf, "COMMS", comms, "too many --comm: 256 names can be selected")?;
     fill(ebpf, "UIDS", filter.uids.iter().copied(), "too many --uid: 256 users can be selected")?;
     let cgroups = filter.cgroups.iter().map(CgroupName::bytes);
     fill(ebpf, "CGROUPS", cgroups, "too many --cgroup: 64 cgroups can be selected")
+}
+
+/// Sets the ports' bits in the map `name`.
+fn fill_ports(ebpf: &mut Ebpf, name: &str, ports: &Ports) -> Result<()> {
+    let mut map: Array<_, u64> = map(ebpf, name)?.try_into()?;
+    let mut bits = [0_u64; PORT_WORDS as usize];
+    for port in ports.iter() {
+        if let Some(word) = bits.get_mut(usize::from(port >> 6)) {
+            *word |= 1 << (port & 63);
+        }
+    }
+    for (index, word) in bits.iter().enumerate().filter(|(_, word)| **word != 0) {
+        map.set(index as u32, word, 0)?;
+    }
+    Ok(())
 }
 
 /// Adds the keys to the map `name`, as selected for good. `too_many` is the error if there is no room for all.

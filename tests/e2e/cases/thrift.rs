@@ -55,6 +55,12 @@ const JAVA_WITH_OTHERS: [&str; 2] = ["buffered", "compact, framed, multiplexed"]
 
 const JAVA: &str = "thrift-java";
 
+/// Messages without a version: a client, a server, and how they are sent.
+const UNVERSIONED: [(&str, &str, &[&str]); 2] = [
+    ("thrift-python", "thriftpy2", &["--transport", "buffered"]),
+    ("thriftpy2", "thrift-python", &["--transport", "framed", "--multiplexed"]),
+];
+
 /// Whether there is a case with these two in this way.
 fn meet(server: &Stack, client: &Stack, way: &str) -> bool {
     let is_java = server.name == JAVA || client.name == JAVA;
@@ -98,6 +104,14 @@ pub(crate) fn add(cases: &mut Cases, stacks: &'static [Stack], python: Option<&'
         |[python, stack]| calls_are_exported(python, stack),
     );
     let named = |name: &str| stacks.iter().find(|stack| stack.name == name);
+    for (client, server, transport) in UNVERSIONED {
+        let name = format!("Thrift without a version: {client} -> {server}");
+        cases.of(&name, Nothing, [named(server), named(client)], move |stacks| {
+            let args = [&["--protocol", "unversioned"], transport].concat();
+            let [server, client] = stacks.map(|stack| stack.with(&args));
+            calls_are_counted(&server, &client, Listen::V4)
+        });
+    }
     for (client, server) in [("thrift-python", "thrift-go"), ("thrift-go", "thrift-python")] {
         let name = format!("Thrift over TLS: {client} -> {server}");
         cases.of(&name, Nothing, [named(server), named(client)], |[server, client]| {
@@ -167,11 +181,14 @@ fn crashes() -> Vec<Value> {
 }
 
 /// Every call of both ends is counted, with its outcome.
-fn calls_are_counted(server: &Stack, client: &Stack, listen: Listen) -> Result<()> {
-    let server = Server::start(server, listen)?;
+fn calls_are_counted(server_stack: &Stack, client: &Stack, listen: Listen) -> Result<()> {
+    let server = Server::start(server_stack, listen)?;
     let port = (listen != Listen::Unix).then(|| server.port()).transpose()?;
     let ports = port.iter().flat_map(|port| ["--port", port]);
-    let daemon = Daemon::start(&PROTOCOL.into_iter().chain(ports).collect::<Vec<_>>())?;
+    let is_unversioned = server_stack.server.iter().any(|word| word == "unversioned");
+    let expected = port.iter().filter(|_| is_unversioned).flat_map(|port| ["--thrift-port", port]);
+    let flags: Vec<_> = PROTOCOL.into_iter().chain(ports).chain(expected).collect();
+    let daemon = Daemon::start(&flags)?;
     let says_oneway = says_oneway(client);
     let mut plan = plan(says_oneway || listen != Listen::Unix);
     // A Unix socket does not always show that nothing was missed before its end.
@@ -470,6 +487,13 @@ fn message(kind: u8, name: &str, sequence: u32, fields: &[u8]) -> Vec<u8> {
     [&[0x80, 1, 0, kind][..], &length, name.as_bytes(), &sequence, fields, &[0]].concat()
 }
 
+/// The same without a version.
+fn unversioned(kind: u8, name: &str, sequence: u32, fields: &[u8]) -> Vec<u8> {
+    let length = (name.len() as u32).to_be_bytes();
+    let sequence = sequence.to_be_bytes();
+    [&length[..], name.as_bytes(), &[kind], &sequence, fields, &[0]].concat()
+}
+
 /// The same in the compact protocol. The numbers are below 128.
 fn compact(kind: u8, name: &str, sequence: u8, fields: &[u8]) -> Vec<u8> {
     let head = [0x82, kind << 5 | 1, sequence, name.len() as u8];
@@ -524,9 +548,17 @@ fn watched() -> Result<(TcpListener, Daemon)> {
     Ok((listener, daemon))
 }
 
+/// The same, where messages may have no version.
+fn watched_unversioned() -> Result<(TcpListener, Daemon)> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let port = listener.local_addr()?.port().to_string();
+    let ports = ["--port", &port, "--thrift-port", &port];
+    Ok((listener, Daemon::start(&[&PROTOCOL[..], &ports].concat())?))
+}
+
 /// Messages are found in any pieces: several in a write, and each byte in a write of its own.
 fn messages_are_cut_anywhere() -> Result<()> {
-    let (listener, daemon) = watched()?;
+    let (listener, daemon) = watched_unversioned()?;
     let binary_calls = [
         message(CALL, "a", 0, &nested(1)),
         message(ONEWAY, "Of:note", 0, &nested(1)),
@@ -537,6 +569,17 @@ fn messages_are_cut_anywhere() -> Result<()> {
         message(REPLY, "a", 0, &nested(0)),
         message(REPLY, "b", 0, &declared("no")),
         message(EXCEPTION, "c", 0, &declared("internal")),
+    ];
+    let unversioned_calls = [
+        unversioned(CALL, "a", 0, &nested(1)),
+        unversioned(ONEWAY, "Of:note", 0, &nested(1)),
+        unversioned(CALL, "b", 0, &[]),
+        unversioned(CALL, "c", 0, &[8, 0, 1, 0, 0, 0, 9]),
+    ];
+    let unversioned_replies = [
+        unversioned(REPLY, "a", 0, &nested(0)),
+        unversioned(REPLY, "b", 0, &declared("no")),
+        unversioned(EXCEPTION, "c", 0, &declared("internal")),
     ];
     let compact_calls = [
         compact(CALL, "a", 0, &compact_nested(1)),
@@ -552,6 +595,10 @@ fn messages_are_cut_anywhere() -> Result<()> {
     for (calls, replies, is_framed) in [
         (&binary_calls, &binary_replies, false),
         (&binary_calls, &binary_replies, true),
+        (&unversioned_calls, &unversioned_replies, false),
+        (&unversioned_calls, &unversioned_replies, true),
+        // A server answers as it is set, whatever the client sends.
+        (&unversioned_calls, &binary_replies, true),
         (&compact_calls, &compact_replies, false),
         (&compact_calls, &compact_replies, true),
     ] {
@@ -577,10 +624,10 @@ fn messages_are_cut_anywhere() -> Result<()> {
     both_sides(
         &daemon,
         &[
-            ("a", "ok", 8),
-            ("b", "declared_exception", 8),
-            ("c", "application_exception", 8),
-            ("Of:note", "oneway", 8),
+            ("a", "ok", 14),
+            ("b", "declared_exception", 14),
+            ("c", "application_exception", 14),
+            ("Of:note", "oneway", 14),
         ],
     )?;
     daemon.stop()
@@ -742,14 +789,18 @@ fn discard(stream: &TcpStream, bytes: usize) -> Result<()> {
 
 /// Bytes that are not messages end nothing but what they are in.
 fn hostile_bytes_are_a_gap() -> Result<()> {
-    let (listener, daemon) = watched()?;
+    let (listener, daemon) = watched_unversioned()?;
     let deep: Vec<u8> = [12, 0, 1].repeat(40);
     let many = [&[15, 0, 1, 12][..], &[0x7f, 0xff, 0xff, 0xff], &vec![0; 50_000]].concat();
-    for fields in
-        [&deep[..], &many, &[99, 0, 1], &[15, 0, 1, 99, 0, 0, 0, 1], &[13, 0, 1, 0, 0, 0xff]]
-    {
+    let fields: [&[u8]; 5] =
+        [&deep, &many, &[99, 0, 1], &[15, 0, 1, 99, 0, 0, 0, 1], &[13, 0, 1, 0, 0, 0xff]];
+    let messages = fields.map(|fields| message(CALL, "hostile", 0, fields));
+    let of_no_kind = [0, 9, 0xff].map(|kind| unversioned(kind, "hostile", 0, &[]));
+    let long = unversioned(CALL, &"hostile".repeat(80), 0, &[]);
+    let all = messages.into_iter().chain(of_no_kind).chain([long]);
+    let good_calls = all.clone().count() as f64;
+    for hostile in all {
         let mut pair = Pair::new(&listener)?;
-        let hostile = message(CALL, "hostile", 0, fields);
         pair.client(&hostile)?;
         drop(pair);
         let mut pair = Pair::new(&listener)?;
@@ -759,7 +810,7 @@ fn hostile_bytes_are_a_gap() -> Result<()> {
     daemon.wait_until(|metrics| {
         for side in ["client", "server"] {
             let good = handled(metrics, side, "good", "ok")?;
-            ensure!(good == 5.0, "{side}: {good} good calls");
+            ensure!(good == good_calls, "{side}: {good} good calls");
             let answered = handled(metrics, side, "hostile", "ok")?;
             ensure!(answered == 0.0, "{side}: a call without a reply has ended well");
         }

@@ -1,7 +1,7 @@
 """The Thrift client of the end-to-end tests.
 
     client.py --library MODULE --target ADDRESS --plan FILE --truth FILE
-              [--protocol binary|compact] [--transport buffered|framed|header] [--multiplexed]
+              [--protocol binary|unversioned|compact] [--transport buffered|framed|header] [--multiplexed]
               [--tls-ca FILE]
 
 The plan is a list of stages, one after the other; a stage is a list of steps at
@@ -82,7 +82,7 @@ def main():
     parser.add_argument("--target", required=True)
     parser.add_argument("--plan", required=True)
     parser.add_argument("--truth", required=True)
-    parser.add_argument("--protocol", choices=["binary", "compact"], default="binary")
+    parser.add_argument("--protocol", choices=["binary", "unversioned", "compact"], default="binary")
     parser.add_argument("--transport", choices=["buffered", "framed", "header"], default="buffered")
     parser.add_argument("--multiplexed", action="store_true")
     parser.add_argument("--tls-ca")

@@ -210,7 +210,10 @@ def protocols(name, transport):
     if transport == "header":
         inner = {"binary": THeaderSubprotocolID.BINARY, "compact": THeaderSubprotocolID.COMPACT}
         return THeaderProtocolFactory([THeaderClientType.HEADERS], inner[name])
-    return TCompactProtocolFactory() if name == "compact" else TBinaryProtocolFactory()
+    if name == "compact":
+        return TCompactProtocolFactory()
+    is_strict = name != "unversioned"
+    return TBinaryProtocolFactory(strictRead=is_strict, strictWrite=is_strict)
 
 
 def server(handler, listen, protocol, transport, multiplexed, listens, certificate=None):

@@ -35,7 +35,10 @@ def transports(name):
 
 
 def protocols(name):
-    return TCompactProtocolFactory() if name == "compact" else TBinaryProtocolFactory()
+    if name == "compact":
+        return TCompactProtocolFactory()
+    is_strict = name != "unversioned"
+    return TBinaryProtocolFactory(strict_read=is_strict, strict_write=is_strict)
 
 
 def order(size):

@@ -1,7 +1,7 @@
 """The Thrift server of the end-to-end tests.
 
     server.py --library MODULE --listen ADDRESS --truth FILE
-              [--protocol binary|compact] [--transport buffered|framed|header] [--multiplexed]
+              [--protocol binary|unversioned|compact] [--transport buffered|framed|header] [--multiplexed]
               [--tls-cert FILE --tls-key FILE]
 
 Prints one JSON line {"pid", "address"} when it listens; at SIGTERM it writes
@@ -61,7 +61,7 @@ def main():
     parser.add_argument("--library", required=True)
     parser.add_argument("--listen", required=True)
     parser.add_argument("--truth", required=True)
-    parser.add_argument("--protocol", choices=["binary", "compact"], default="binary")
+    parser.add_argument("--protocol", choices=["binary", "unversioned", "compact"], default="binary")
     parser.add_argument("--transport", choices=["buffered", "framed", "header"], default="buffered")
     parser.add_argument("--multiplexed", action="store_true")
     parser.add_argument("--tls-cert")

@@ -8,6 +8,7 @@ use observer_common::{
 /// A message that was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found {
+    /// 0 until the end, if there is no version.
     pub kind: u8,
     pub name: Vec<u8>,
     /// The sequence id and the first field; `None` if the message has not ended.
@@ -24,6 +25,13 @@ pub struct Driver {
 impl Driver {
     pub fn new() -> Self {
         Self { scanner: Scanner::NEW, found: Vec::new(), buffer: [0; 48] }
+    }
+
+    /// With messages that may have no version.
+    pub fn unversioned() -> Self {
+        let mut driver = Self::new();
+        driver.scanner.expect_unversioned();
+        driver
     }
 
     /// Takes the bytes of one buffer, up to the first that are not a message.
@@ -57,7 +65,10 @@ impl Driver {
             }
             if events & event::END != 0 {
                 let end = (self.scanner.sequence(), self.scanner.first());
-                self.found.last_mut().expect("it has begun").end = Some(end);
+                let kind = self.scanner.kind();
+                let found = self.found.last_mut().expect("it has begun");
+                assert!(found.kind == 0 || found.kind == kind);
+                (found.kind, found.end) = (kind, Some(end));
             }
         }
     }
@@ -66,12 +77,27 @@ impl Driver {
 /// The messages in these bytes, and whether all bytes are messages, or the start of one. The bytes came in pieces that
 /// end at `cuts`.
 pub fn reference(bytes: &[u8], cuts: &[usize]) -> (Vec<Found>, bool) {
+    read(Reader(bytes, bytes.as_ptr().addr(), cuts, false))
+}
+
+/// The same, where messages may have no version.
+pub fn unversioned_reference(bytes: &[u8], cuts: &[usize]) -> (Vec<Found>, bool) {
+    read(Reader(bytes, bytes.as_ptr().addr(), cuts, true))
+}
+
+fn read(mut rest: Reader<'_>) -> (Vec<Found>, bool) {
     let mut found = Vec::new();
-    let mut rest = Reader(bytes, bytes.as_ptr().addr(), cuts);
     loop {
-        match rest.message(&mut found) {
-            Ok(()) if rest.0.is_empty() => return (found, true),
-            Ok(()) => {}
+        let mut kind = 0;
+        match rest.message(&mut found, &mut kind) {
+            Ok(()) => {
+                if let Some(found) = found.last_mut() {
+                    found.kind = kind;
+                }
+                if rest.0.is_empty() {
+                    return (found, true);
+                }
+            }
             Err(end) => return (found, end == End::TooShort),
         }
     }
@@ -84,8 +110,8 @@ enum End {
     Invalid,
 }
 
-/// The rest of the bytes, the address of the first byte, and the cuts.
-struct Reader<'a>(&'a [u8], usize, &'a [usize]);
+/// The rest of the bytes, the address of the first byte, the cuts, and whether messages may have no version.
+struct Reader<'a>(&'a [u8], usize, &'a [usize], bool);
 
 impl<'a> Reader<'a> {
     fn take(&mut self, n: u64) -> Result<&'a [u8], End> {
@@ -119,20 +145,22 @@ impl<'a> Reader<'a> {
         Err(End::Invalid)
     }
 
-    fn message(&mut self, found: &mut Vec<Found>) -> Result<(), End> {
+    /// Reads a message. `kind` gets its kind, which is only found at the end if there is no version.
+    fn message(&mut self, found: &mut Vec<Found>, kind: &mut u8) -> Result<(), End> {
         if self.compact_kind()?.is_some() {
-            return self.body(u32::MAX, found);
+            return self.body(u32::MAX, found, kind);
         }
         let before = self.0;
         let word = self.number()?;
-        if !(6..1 << 28).contains(&word) {
+        let is_name = self.3 && self.begins_name(word)?;
+        if is_name || !(6..1 << 28).contains(&word) {
             self.0 = before;
-            return self.body(u32::MAX, found);
+            return self.body(u32::MAX, found, kind);
         }
         let before = self.0.len();
         let header = self.headers(word)?;
         // A frame's rest is skipped, whatever it is.
-        self.body(word - header, found)?;
+        self.body(word - header, found, kind)?;
         let used = (before - self.0.len()) as u64;
         // The message ends with its frame.
         let end = found.last_mut().and_then(|found| found.end.take());
@@ -179,6 +207,18 @@ impl<'a> Reader<'a> {
         cut.unwrap_or(usize::MAX).min(8)
     }
 
+    /// Whether a name of this length seems to follow: the first bytes of it are printable.
+    fn begins_name(&self, length: u32) -> Result<bool, End> {
+        if length == 0 || length > MAX_NAME {
+            return Ok(false);
+        }
+        let there = self.0.len().min(length as usize).min(self.in_sight());
+        if there == 0 {
+            return Err(End::TooShort);
+        }
+        Ok(self.0[..there].iter().all(u8::is_ascii_graphic))
+    }
+
     /// The kind of the next message, if it is one of the compact protocol.
     fn compact_kind(&self) -> Result<Option<u8>, End> {
         let [a, b, ..] = *self.0 else { return Err(End::TooShort) };
@@ -187,7 +227,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads a message. `frame`: the bytes that are left in its frame; `u32::MAX` without one.
-    fn body(&mut self, frame: u32, found: &mut Vec<Found>) -> Result<(), End> {
+    fn body(&mut self, frame: u32, found: &mut Vec<Found>, kind: &mut u8) -> Result<(), End> {
         let framed = frame != u32::MAX;
         let whole = self.0;
         // The scanner stops at the first byte that is not in the frame.
@@ -195,7 +235,7 @@ impl<'a> Reader<'a> {
             self.0 = &self.0[..self.0.len().min(frame as usize)];
         }
         let cut = whole.len() - self.0.len();
-        let result = self.parts(framed.then_some(frame), found);
+        let result = self.parts(framed.then_some(frame), found, kind);
         let taken = whole.len() - cut - self.0.len();
         self.0 = &whole[taken..];
         match result {
@@ -204,38 +244,49 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn parts(&mut self, frame: Option<u32>, found: &mut Vec<Found>) -> Result<(), End> {
+    fn parts(
+        &mut self,
+        frame: Option<u32>,
+        found: &mut Vec<Found>,
+        of: &mut u8,
+    ) -> Result<(), End> {
         let started = self.0.len();
         let kind = self.compact_kind()?;
-        let (kind, compact, sequence) = if let Some(kind) = kind {
+        let (mut kind, compact, sequence, length) = if let Some(kind) = kind {
             self.take(2)?;
-            (kind, true, self.digits()?)
+            let sequence = self.digits()?;
+            (kind, true, sequence, self.digits()?)
         } else {
             let version = self.number()?;
-            if version >> 8 != 0x80_0100 || !(1..=4).contains(&(version as u8)) {
+            if version >> 8 == 0x80_0100 && (1..=4).contains(&(version as u8)) {
+                (version as u8, false, 0, self.number()?)
+            } else if self.3 && version <= MAX_NAME {
+                (0, false, 0, version)
+            } else {
                 return Err(End::Invalid);
             }
-            (version as u8, false, 0)
         };
-        let length = if compact { self.digits()? } else { self.number()? };
         let used = (started - self.0.len()) as u32;
-        let rest = if compact { 1 } else { 5 };
+        let rest = if compact { 1 } else { 5 + u32::from(kind == 0) };
         if length == 0 || length > MAX_NAME || frame.is_some_and(|it| used + length + rest > it) {
             return Err(End::Invalid);
         }
         let there = self.0.len().min(length as usize);
         let name = self.0[..there].to_vec();
-        if compact {
-            let first = &name[..name.len().min(self.in_sight())];
-            if first.is_empty() {
-                return Err(End::TooShort);
-            }
-            if !first.iter().all(u8::is_ascii_graphic) {
-                return Err(End::Invalid);
-            }
+        if (compact || kind == 0) && !self.begins_name(length)? {
+            return Err(End::Invalid);
         }
         found.push(Found { kind, name, end: None });
         self.take(u64::from(length))?;
+        if kind == 0 {
+            // The scanner looks at it together with the sequence id.
+            let [there, _, _, _, _, ..] = *self.0 else { return Err(End::TooShort) };
+            if !(1..=4).contains(&there) {
+                return Err(End::Invalid);
+            }
+            kind = self.byte()?;
+        }
+        *of = kind;
         let sequence = if compact { sequence } else { self.number()? };
         let mut first = first::NOT_SEEN;
         if frame.is_none() {

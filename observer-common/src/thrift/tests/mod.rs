@@ -2,16 +2,22 @@
 
 use proptest::prelude::*;
 
-use super::{MAX_DEPTH, MAX_NAME, first, kind, may_begin};
+use super::{MAX_DEPTH, MAX_NAME, first, kind, may_begin, may_begin_unversioned};
 
 mod drive;
 
-use drive::{Driver, Found, reference};
+use drive::{Driver, Found, reference, unversioned_reference};
 
 fn message(kind: u8, name: &[u8], sequence: u32, fields: &[u8]) -> Vec<u8> {
     let length = (name.len() as u32).to_be_bytes();
     let sequence = sequence.to_be_bytes();
     [&[0x80, 1, 0, kind][..], &length, name, &sequence, fields, &[0]].concat()
+}
+
+/// A message of the binary protocol without a version.
+fn unversioned(kind: u8, name: &[u8], sequence: u32, fields: &[u8]) -> Vec<u8> {
+    let length = (name.len() as u32).to_be_bytes();
+    [&length[..], name, &[kind], &sequence.to_be_bytes(), fields, &[0]].concat()
 }
 
 fn framed(message: &[u8]) -> Vec<u8> {
@@ -261,6 +267,104 @@ fn what_is_not_a_message_is_refused() {
 }
 
 #[test]
+fn messages_without_a_version_are_found_where_they_are_expected() {
+    let long = [b'n'; MAX_NAME as usize];
+    let messages = [
+        unversioned(kind::CALL, b"add", 1, &fields(1)),
+        unversioned(kind::REPLY, b"add", 1, &fields(0)),
+        unversioned(kind::REPLY, b"a", 2, &fields(1)),
+        unversioned(kind::REPLY, b"of_eight", 3, &[]),
+        unversioned(kind::EXCEPTION, b"of_nine__", u32::MAX, &fields(1)),
+        unversioned(kind::ONEWAY, &long, 5, &[]),
+    ];
+    // With messages of other kinds in between.
+    let other = [message(kind::CALL, b"add", 6, &[]), compact(kind::CALL, b"add", 7, &[])];
+    let bytes: Vec<u8> = messages
+        .iter()
+        .chain(&other)
+        .flat_map(|one| [one.clone(), framed(one), with_header(one)].concat())
+        .collect();
+    let want = [
+        (kind::CALL, Some((1, first::NOT_SEEN))),
+        (kind::REPLY, Some((1, first::RESULT))),
+        (kind::REPLY, Some((2, first::EXCEPTION))),
+        (kind::REPLY, Some((3, first::NONE))),
+        (kind::EXCEPTION, Some((u32::MAX, first::NOT_SEEN))),
+        (kind::ONEWAY, Some((5, first::NOT_SEEN))),
+        (kind::CALL, Some((6, first::NOT_SEEN))),
+        (kind::CALL, Some((7, first::NOT_SEEN))),
+    ];
+    let want: Vec<_> = want.into_iter().flat_map(|one| [one; 3]).collect();
+    let mut whole = Driver::unversioned();
+    whole.feed(&bytes);
+    assert_eq!(ends(&whole.found), want);
+    assert_eq!(unversioned_reference(&bytes, &[]), (whole.found.clone(), true));
+    for length in 1..40 {
+        let mut cut = Driver::unversioned();
+        bytes.chunks(length).for_each(|piece| cut.feed(piece));
+        assert_eq!(cut.found, whole.found, "pieces of {length} bytes");
+    }
+    // Elsewhere they are not messages.
+    for one in [&messages[0], &framed(&messages[0])] {
+        let mut driver = Driver::new();
+        driver.feed(one);
+        assert!(driver.scanner.is_refused() && driver.found.is_empty());
+    }
+}
+
+#[test]
+fn what_is_no_message_without_a_version_is_refused() {
+    let one = unversioned(kind::CALL, b"add", 1, &[]);
+    let with_kind = |kind| unversioned(kind, b"add", 1, &[]);
+    let rows = [
+        vec![0, 0, 0, 0, 0],
+        vec![0, 0, 0, 5, 0],
+        unversioned(kind::CALL, b"a\x1f", 1, &[]),
+        unversioned(kind::CALL, "ä".as_bytes(), 1, &[]),
+        unversioned(kind::CALL, &[b'n'; MAX_NAME as usize + 1], 1, &[]),
+        with_kind(0),
+        with_kind(5),
+        with_kind(0xff),
+        framed(&with_kind(5)),
+        // Longer than its frame.
+        [&[0, 0, 0, 12][..], &one].concat(),
+        framed(&framed(&one)),
+        vec![0xff; 12],
+    ];
+    for bytes in rows {
+        let mut driver = Driver::unversioned();
+        driver.feed(&bytes);
+        assert!(driver.scanner.is_refused(), "{bytes:x?}");
+    }
+}
+
+#[test]
+fn first_bytes_show_a_message_without_a_version() {
+    let look = |bytes: &[u8], n: usize| {
+        let mut first = [0; 16];
+        first[..n].copy_from_slice(&bytes[..n]);
+        may_begin_unversioned(&first, n as u32)
+    };
+    let one = unversioned(kind::CALL, b"of_twelve_it", 1, &[]);
+    for (n, want) in [(3, None), (4, Some(false)), (5, Some(false)), (12, Some(true))] {
+        assert_eq!(look(&one, n), want, "{n} bytes");
+        assert_eq!(look(&framed(&one), n), want, "{n} bytes in a frame");
+    }
+    let short = unversioned(kind::CALL, b"a", 1, &[]);
+    assert_eq!([look(&short, 5), look(&framed(&short), 9)], [Some(true); 2]);
+    for other in [
+        *b"GET / HTTP/1",
+        *b"PRI * HTTP/2",
+        [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0],
+        [0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3, 0],
+        [0, 0, 0, 3, b'a', 0, b'b', 1, 0, 0, 0, 1],
+        [0, 0, 0, 9, 0, 0, 0, 4, b'n', b'a', b'm', b'e'],
+    ] {
+        assert_eq!(look(&other, 12), None, "{other:x?}");
+    }
+}
+
+#[test]
 fn first_bytes_show_the_protocol() {
     let one = message(kind::CALL, b"add", 1, &[]);
     let look = |bytes: &[u8], n: usize| {
@@ -311,18 +415,24 @@ proptest! {
                 Just(framed(&compact(kind::REPLY, b"add", 1, &compact_fields(1)))),
                 Just(with_header(&message(kind::REPLY, b"add", 1, &fields(0)))),
                 Just(compact(kind::CALL, b"of_twelve", 1, &[])[..10].to_vec()),
+                Just(unversioned(kind::REPLY, b"add", 1, &fields(0))),
+                Just(framed(&unversioned(kind::REPLY, b"add", 1, &fields(0)))),
+                Just(unversioned(kind::CALL, b"of_twelve", 1, &[])[..10].to_vec()),
+                Just(vec![0, 0, 0, 9, 0, 0, 0, 2, b'a', b'b']),
                 Just(vec![0, 0, 0, 9, 0x82, 0x41, 1, 2, b'a', b'b']),
                 Just(vec![0, 0, 0, 20, 0x0f, 0xff, 0, 0, 0, 0, 0, 7, 0, 1, 2, 0]),
             ],
             0..6,
         ),
         cut in 1_usize..30,
+        is_unversioned: bool,
     ) {
         let bytes = parts.concat();
-        let mut driver = Driver::new();
+        let mut driver = if is_unversioned { Driver::unversioned() } else { Driver::new() };
         bytes.chunks(cut).for_each(|piece| driver.feed(piece));
         let cuts: Vec<usize> = (1..=bytes.len().div_ceil(cut)).map(|n| n * cut).collect();
-        let (found, valid) = reference(&bytes, &cuts);
+        let read = if is_unversioned { unversioned_reference } else { reference };
+        let (found, valid) = read(&bytes, &cuts);
         prop_assert_eq!(&driver.found, &found);
         prop_assert_eq!(!driver.scanner.is_refused(), valid);
     }

@@ -5,7 +5,7 @@ use observer_common::thrift::MAX_NAME;
 /// A message whose name is complete.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Message {
-    /// One of [`observer_common::thrift::kind`], if it is known.
+    /// One of [`observer_common::thrift::kind`], if it is known; 0 until the end shows it.
     pub(super) kind: u8,
     /// The name of the method.
     pub(super) name: Vec<u8>,
@@ -22,10 +22,12 @@ pub(super) struct Assembly {
     unnamed: Option<(Message, usize)>,
     /// The kind of the message whose end has not come.
     open: Option<u8>,
+    /// A message whose end will show its kind.
+    unknown: Option<Message>,
 }
 
 impl Assembly {
-    /// Takes the start of a message. Returns the message if its name is complete.
+    /// Takes the start of a message. Returns the message if its name is complete, and its kind known.
     pub(super) fn begin(
         &mut self,
         kind: u8,
@@ -42,7 +44,7 @@ impl Assembly {
         self.check(message, length as usize)
     }
 
-    /// Takes more of the name. Returns the message if its name is complete.
+    /// Takes more of the name. Returns the message if its name is complete, and its kind known.
     pub(super) fn part(&mut self, name: &[u8]) -> Option<Message> {
         let (mut message, length) = self.unnamed.take()?;
         if message.name.len() + name.len() > length {
@@ -57,14 +59,22 @@ impl Assembly {
             self.unnamed = Some((message, length));
             return None;
         }
+        if message.kind == 0 {
+            self.unknown = Some(message);
+            return None;
+        }
         self.open = Some(message.kind);
         Some(message)
     }
 
-    /// Takes the end of the message. Returns its kind, if its start was seen.
-    pub(super) fn end(&mut self) -> Option<u8> {
+    /// Takes the end of the message, if its start was seen. Returns its kind, and the message if only the end, with this
+    /// kind, shows it.
+    pub(super) fn end(&mut self, kind: u8) -> Option<(u8, Option<Message>)> {
         self.unnamed = None;
-        self.open.take()
+        if let Some(message) = self.unknown.take() {
+            return Some((kind, Some(Message { kind, ..message })));
+        }
+        self.open.take().map(|kind| (kind, None))
     }
 
     /// Forgets the message.
@@ -74,6 +84,7 @@ impl Assembly {
 
     /// The memory that the name has allocated, in bytes.
     pub(super) fn memory(&self) -> usize {
-        self.unnamed.as_ref().map_or(0, |(message, _)| message.name.capacity())
+        let unnamed = self.unnamed.as_ref().map(|(message, _)| message);
+        unnamed.into_iter().chain(&self.unknown).map(|message| message.name.capacity()).sum()
     }
 }

@@ -143,10 +143,12 @@ impl Connection {
                     self.begin(&message, context);
                 }
             }
-            Item::MessageEnd { sequence, first } => {
-                if let Some(kind) = assembly.end() {
-                    self.end(kind, sequence, first, context);
+            Item::MessageEnd { sequence, first, kind } => {
+                let Some((kind, message)) = assembly.end(kind) else { return };
+                if let Some(message) = message {
+                    self.begin(&message, context);
                 }
+                self.end(kind, sequence, first, context);
             }
             Item::Gap { .. } => self.gap(at.direction, at.time_ns),
             Item::Open(_)
@@ -159,7 +161,7 @@ impl Connection {
         }
     }
 
-    /// Handles a message whose name is complete.
+    /// Handles a message whose name is complete and whose kind is known.
     fn begin<S: CallSink>(&mut self, message: &Message, context: &mut Context<'_, S>) {
         let Some(role) = self.role else { return };
         let Transfer { process, direction, .. } = context.at;

@@ -163,8 +163,14 @@ fn part(name: &str) -> Vec<u8> {
 }
 
 fn end(sequence: u32, first: u8) -> Vec<u8> {
+    end_of(0, sequence, first)
+}
+
+/// The end of a message that shows its kind.
+fn end_of(frame_kind: u8, sequence: u32, first: u8) -> Vec<u8> {
     let kind = item_kind::MESSAGE_END;
-    item(ItemHeader { kind, stream: sequence, flags: first, ..ItemHeader::default() }, &[])
+    let header = ItemHeader { kind, frame_kind, flags: first, ..ItemHeader::default() };
+    item(ItemHeader { stream: sequence, ..header }, &[])
 }
 
 const BOTH: [Role; 2] = [Role::Client, Role::Server];
@@ -207,6 +213,31 @@ fn oneway_calls_end_at_once_and_others_with_the_connection() {
         assert_eq!(talk.ends(), [(note, Some(Code::Oneway), None)]);
         talk.close(Closed::default());
         assert_eq!(talk.ends(), [(add, Some(Code::NoReply), Some(2))]);
+    }
+}
+
+#[test]
+fn a_kind_may_be_known_at_the_end_only() {
+    for role in BOTH {
+        let mut talk = Talk::new(role);
+        let (add, note) = (talk.name("add"), talk.name("note"));
+        talk.record(true, &[begin(0, "ad")[..8].to_vec()], 0);
+        talk.record(true, &[begin(0, "add")], 0);
+        assert_eq!(talk.connection.state().open, 0, "it may be anything");
+        talk.record(true, &[end_of(kind::CALL, 7, first::NOT_SEEN)], 0);
+        assert_eq!(talk.connection.state().open, 1);
+        talk.record(true, &[begin(0, "note"), end_of(kind::ONEWAY, 8, first::NOT_SEEN)], 0);
+        assert_eq!(talk.ends(), [(note, Some(Code::Oneway), None)]);
+        talk.record(false, &[begin(0, "add"), end_of(kind::REPLY, 7, first::RESULT)], 0);
+        assert_eq!(talk.ends(), [(add, Some(Code::Ok), Some(3))]);
+        // A gap between start and end, a kind that is none, an end without a start.
+        talk.record(true, &[begin(0, "add")], 0);
+        talk.positions[usize::from(role == Role::Client)] += 1;
+        talk.record(true, &[end_of(kind::CALL, 9, first::NOT_SEEN)], 0);
+        talk.record(true, &[begin(0, "add"), end_of(0, 9, first::NOT_SEEN)], 0);
+        talk.record(true, &[begin(0, "add"), end_of(99, 9, first::NOT_SEEN)], 0);
+        assert_eq!((talk.connection.state().open, talk.ends()), (0, vec![]));
+        assert_eq!(talk.calls.started, [add, note]);
     }
 }
 
