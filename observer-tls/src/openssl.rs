@@ -162,14 +162,38 @@ fn version(elf: &Elf) -> Option<String> {
     })
 }
 
-/// A version such as 1.1.1w or 3.0.19, if it is followed by a date.
+/// A version such as 1.1.1w, 1.1.1v+quic or 3.0.19, if it is followed by a date, whose day may be of one digit.
 fn version_in(text: &[u8]) -> Option<String> {
     const MAX_VERSION: usize = 16;
     let length = text.iter().take(MAX_VERSION).position(|byte| *byte == b' ')?;
-    let version = text.get(..length)?;
-    let is_digit = |at: usize| text.get(at).is_some_and(u8::is_ascii_digit);
+    let (version, date) = text.split_at_checked(length)?;
+    let begins_with_digit =
+        |text: &[u8]| text.trim_ascii_start().first().is_some_and(u8::is_ascii_digit);
     let is_version = version.split(|byte| *byte == b'.').count() == 3
-        && version.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-'));
-    (is_digit(0) && is_digit(length + 1) && is_version)
+        && version.iter().all(|byte| byte.is_ascii_alphanumeric() || b".-+".contains(byte));
+    (begins_with_digit(version) && begins_with_digit(date) && is_version)
         .then(|| String::from_utf8_lossy(version).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::version_in;
+
+    #[test]
+    fn versions_are_those_before_a_date() {
+        for (text, version) in [
+            ("3.0.19 27 Jan 2026", Some("3.0.19")),
+            ("1.1.1w  11 Sep 2023", Some("1.1.1w")),
+            ("1.1.1v+quic  1 Aug 2023", Some("1.1.1v+quic")),
+            ("3.6.0-beta1 16 Sep 2025", Some("3.6.0-beta1")),
+            ("3.0.19", None),
+            ("3.0 27 Jan 2026", None),
+            ("library of 2026", None),
+            ("3.0.19 or later", None),
+            ("3.0.19 ", None),
+            ("", None),
+        ] {
+            assert_eq!(version_in(text.as_bytes()).as_deref(), version, "{text}");
+        }
+    }
 }
