@@ -90,6 +90,8 @@ labels! {
         Tls = "tls",
         /// It started with a Thrift message.
         Thrift = "thrift",
+        /// It started with a frame of yamux, which carries connections in one.
+        Yamux = "yamux",
         /// Anything else, including connections that were open before the daemon.
         Other = "other",
     }

@@ -82,6 +82,7 @@ impl Detected {
         match beginning {
             Ok(new) => Self::New(new),
             Err(Protocol::Other) if late != Some(false) => Self::Late,
+            Err(Protocol::Other) if begins_yamux(first, n) => Self::Other(Protocol::Yamux),
             Err(protocol) => Self::Other(protocol),
         }
     }
@@ -94,6 +95,7 @@ impl Detected {
         match protocol_of(first) {
             _ if begins_http2(first, n) => Self::Other(Protocol::Http2),
             Protocol::Other if late != Some(false) => Self::Late,
+            Protocol::Other if begins_yamux(first, n) => Self::Other(Protocol::Yamux),
             protocol => Self::Other(protocol),
         }
     }
@@ -261,6 +263,27 @@ fn begins_settings(first: &First, n: u32) -> bool {
         && header == 0
 }
 
+/// Whether a connection of yamux starts with these bytes: a frame's header (version, type, flags, stream, length) that
+/// opens the first stream of an end, or asks whether the other end is there. The first frames of HTTP/2 have other
+/// bytes in the place of its flags.
+#[inline(always)]
+fn begins_yamux(first: &First, n: u32) -> bool {
+    const DATA: u8 = 0;
+    const WINDOW_UPDATE: u8 = 1;
+    const PING: u8 = 2;
+    const SYN: [u8; 2] = [0, 1];
+    let [version, kind, f0, f1, s0, s1, s2, s3, ..] = *first;
+    let streams = match kind {
+        DATA | WINDOW_UPDATE => 1..=2,
+        PING => 0..=0,
+        _ => return false,
+    };
+    n == FIRST_MAX
+        && version == 0
+        && [f0, f1] == SYN
+        && streams.contains(&u32::from_be_bytes([s0, s1, s2, s3]))
+}
+
 /// The protocol that starts with these bytes, if it is not HTTP/2.
 #[inline(always)]
 pub fn protocol_of<const N: usize>(first: &[u8; N]) -> Protocol {
@@ -275,5 +298,42 @@ pub fn protocol_of<const N: usize>(first: &[u8; N]) -> Protocol {
         b"GET " | b"POST" | b"PUT " | b"HEAD" | b"DELE" | b"OPTI" | b"PATC" | b"CONN" | b"TRAC"
         | b"HTTP" => Protocol::Http1,
         _ => Protocol::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn yamux_is_recognized_by_the_first_frame_of_an_end() {
+        let is_yamux = |bytes: &[u8], late| {
+            let mut first = First::default();
+            first[..bytes.len()].copy_from_slice(bytes);
+            let n = u32::try_from(bytes.len()).unwrap();
+            let detected = [
+                Detected::of(&first, n, direction::SENT, late),
+                Detected::without_http2(&first, n, late),
+            ];
+            detected.map(|detected| matches!(detected, Detected::Other(Protocol::Yamux)))
+        };
+        let first = Some(false);
+        for frame in [
+            [0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 9],
+            [0, 1, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0],
+            [0, 1, 0, 1, 0, 0, 0, 2, 0, 4, 0, 0],
+            [0, 2, 0, 1, 0, 0, 0, 0, 0, 0, 0, 7],
+        ] {
+            assert_eq!(is_yamux(&frame, first), [true; 2], "{frame:?}");
+            assert_eq!(is_yamux(&frame[..11], first), [false; 2], "{frame:?}");
+            // It may be a frame of HTTP/2.
+            assert_eq!([Some(true), None].map(|late| is_yamux(&frame, late)), [[false; 2]; 2]);
+            // The version, the type, the flags and the stream.
+            for (at, value) in [(0, 1), (1, 3), (3, 3), (7, 5)] {
+                let mut other = frame;
+                other[at] = value;
+                assert_eq!(is_yamux(&other, first), [false; 2], "{other:?}");
+            }
+        }
     }
 }

@@ -10,6 +10,10 @@ pub(super) const HTTP2: &str =
 pub(super) const HTTP1: &str = "not measured: gRPC needs HTTP/2. --protocol grpc,grpc-web,connect follows new connections with \
      gRPC-Web and Connect over HTTP/1.1";
 
+/// About yamux.
+pub(super) const YAMUX: &str = "not measured: yamux carries several connections in one; gRPC in it is measured only \
+                                where it is forwarded without yamux, at the other end";
+
 /// About other protocols.
 pub(super) const OTHER: &str = "not measured: it is not HTTP/2, or it began before the daemon and no frame was \
                                 recognized; a new connection of the service shows which";

@@ -86,6 +86,8 @@ pub enum Kind {
     TlsNotFollowed,
     /// HTTP/1.
     Http1,
+    /// yamux.
+    Yamux,
     /// Another protocol.
     Other,
 }
@@ -101,6 +103,7 @@ impl Kind {
             Self::Http2NotWatched => "HTTP/2, not watched",
             Self::TlsNotFollowed => "TLS, not followed",
             Self::Http1 => "HTTP/1",
+            Self::Yamux => "yamux",
             Self::Other => "other",
         }
     }
@@ -191,6 +194,7 @@ fn connections(tls: Following, known: &Known) -> Vec<Connections> {
         other(Kind::Http2NotWatched, Protocol::Http2, advice::HTTP2.into()),
         other(Kind::TlsNotFollowed, Protocol::Tls, advice::not_followed(tls, libraries)),
         other(Kind::Http1, Protocol::Http1, advice::HTTP1.into()),
+        other(Kind::Yamux, Protocol::Yamux, advice::YAMUX.into()),
         other(Kind::Other, Protocol::Other, advice::OTHER.into()),
     ];
     all.retain(|connections| connections.seen > 0);
@@ -243,6 +247,7 @@ mod tests {
         assert!(refused.contains("/usr/lib/lib.so") && refused.contains("too_large"), "{refused}");
         assert!(advice(Following::Auto, known(Protocol::Http1, &[])).contains("HTTP/2"));
         assert!(advice(Following::Auto, known(Protocol::Http2, &[])).contains("--protocol"));
+        assert!(advice(Following::Auto, known(Protocol::Yamux, &[])).contains("other end"));
         assert!(advice(Following::Auto, known(Protocol::Other, &[])).contains("not HTTP/2"));
     }
 

@@ -261,8 +261,8 @@ fn health(f: &mut String, daemon: &DaemonFigures) -> fmt::Result {
     line(
         "Connections seen",
         format!(
-            "{} gRPC, {} other HTTP/2, {} HTTP/1, {} TLS, {} Thrift, {} other",
-            seen.grpc, seen.http2, seen.http1, seen.tls, seen.thrift, seen.other
+            "{} gRPC, {} other HTTP/2, {} HTTP/1, {} TLS, {} Thrift, {} yamux, {} other",
+            seen.grpc, seen.http2, seen.http1, seen.tls, seen.thrift, seen.yamux, seen.other
         ),
     )?;
     line(

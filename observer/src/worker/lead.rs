@@ -65,7 +65,7 @@ impl Lead {
         }
         // A process may have other connections, and usually has.
         if !config.filter.ports.is_empty() {
-            unexpected.push(Protocol::Other);
+            unexpected.extend([Protocol::Yamux, Protocol::Other]);
             if !config.relatives.any() {
                 unexpected.push(Protocol::Http1);
             }
@@ -148,6 +148,7 @@ impl Lead {
                     }
                     Protocol::Http1 => "HTTP/1, which is measured only after an upgrade to HTTP/2",
                     Protocol::Thrift => "Thrift",
+                    Protocol::Yamux => "yamux, in which connections are not watched",
                     Protocol::Http2 => "HTTP/2, which is not watched without grpc in --protocol",
                     Protocol::Other if self.is_without_grpc => "a protocol other than Thrift",
                     Protocol::Other => "a protocol other than HTTP/2",
@@ -196,6 +197,7 @@ fn of_kernel(probes: &Probes) -> Result<Daemon> {
             Protocol::Http1 => seen.http1 = count,
             Protocol::Tls => seen.tls = count,
             Protocol::Thrift => seen.thrift = count,
+            Protocol::Yamux => seen.yamux = count,
             Protocol::Other => seen.other = count,
         }
     }

@@ -289,6 +289,8 @@ fn others(table: &mut Table) {
     for (protocol, pieces, first) in [
         ("http1", 4, &b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"[..]),
         ("tls", 2, &[22, 3, 1, 0, 5, 1, 0, 0, 1, 3]),
+        // A stream is opened, and data is sent on it.
+        ("yamux", 12, &[0, 1, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0]),
     ] {
         let name = format!("{protocol} by {pieces} bytes on a selected port");
         on_a_port(table, name, move |mut talk| {

@@ -291,7 +291,7 @@ impl Writer<'_> {
     }
 
     fn connections_seen(&mut self, seen: ConnectionsByProtocol) {
-        let ConnectionsByProtocol { grpc, http2, http1, tls, thrift, other } = seen;
+        let ConnectionsByProtocol { grpc, http2, http1, tls, thrift, yamux, other } = seen;
         // Not `observer_connections_total`: OpenMetrics names a counter's family without `_total`, and the gauge
         // already has that name.
         self.counters(
@@ -304,6 +304,7 @@ impl Writer<'_> {
                 ("http1", http1),
                 ("tls", tls),
                 ("thrift", thrift),
+                ("yamux", yamux),
                 ("other", other),
             ],
         );

@@ -46,7 +46,8 @@ impl Daemon {
             }
         }
         self.connections += *connections;
-        let ConnectionsByProtocol { grpc, http2, http1, tls, thrift, other } = connections_seen;
+        let ConnectionsByProtocol { grpc, http2, http1, tls, thrift, yamux, other } =
+            connections_seen;
         let seen = &mut self.connections_seen;
         seen.grpc += grpc;
         // The BPF programs counted the connection as HTTP/2, before its first call.
@@ -54,6 +55,7 @@ impl Daemon {
         seen.http1 += http1;
         seen.tls += tls;
         seen.thrift += thrift;
+        seen.yamux += yamux;
         seen.other += other;
         self.hpack_unknown_references += hpack_unknown_references;
         self.hpack_errors += hpack_errors;

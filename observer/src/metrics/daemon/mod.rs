@@ -137,6 +137,9 @@ pub struct ConnectionsByProtocol {
     /// Thrift, if it is watched.
     #[serde(default)]
     pub thrift: u64,
+    /// yamux.
+    #[serde(default)]
+    pub yamux: u64,
     /// Other protocols.
     pub other: u64,
 }

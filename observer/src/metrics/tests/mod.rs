@@ -194,6 +194,7 @@ fn daemon() -> Daemon {
             http1: 5,
             tls: 6,
             thrift: 8,
+            yamux: 9,
             other: 7,
         },
         hpack_unknown_references: 8,

@@ -249,7 +249,7 @@ function showHealth() {
     `${connections.complete} complete, ${connections.joined_late} joined late, `
       + `${connections.gaps} with gaps, ${connections.undecodable} undecodable`,
     `${seen.grpc} gRPC, ${seen.http2} other HTTP/2, ${seen.http1} HTTP/1, ${seen.tls} TLS, ${seen.thrift} Thrift, `
-      + `${seen.other} other`,
+      + `${seen.yamux} yamux, ${seen.other} other`,
     `${text.count(calls.complete)} complete, ${text.count(calls.no_method)} without method, `
       + `${text.count(calls.no_code)} without code, ${text.count(calls.nothing)} without either`,
     missed.join(", ") || "nothing",
