@@ -118,7 +118,8 @@ impl Process {
         openat(&self.folder, name, flags, Mode::empty())
     }
 
-    /// The files that it has mapped as code, each once.
+    /// The files that it has mapped as code, each once. Those that are likely to have a TLS library come first: until they
+    /// are probed, connections go by.
     fn mappings(&self) -> Result<Vec<Mapping>, Errno> {
         let mut mappings = Vec::new();
         let mut seen: HashSet<Mapped> = HashSet::new();
@@ -129,6 +130,7 @@ impl Process {
                 mappings.push(mapping);
             }
         });
+        mappings.sort_by_key(|mapping| !is_likely(&mapping.path));
         Ok(mappings)
     }
 
@@ -301,6 +303,13 @@ fn reports(pid: u32, found: &Found, failed: Option<Outcome>, path: &[u8]) -> Vec
     found.libraries.iter().map(of).collect()
 }
 
+/// Whether the name of a file suggests that it has a TLS library.
+fn is_likely(path: &[u8]) -> bool {
+    let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+    let has = |part: &[u8]| name.windows(part.len()).any(|window| window == part);
+    [&b"ssl"[..], b"tls", b"grpc", b"tcnative"].into_iter().any(has)
+}
+
 /// Whether the file is the Java virtual machine, by its name.
 fn is_jvm(path: &[u8]) -> bool {
     path.ends_with(b"/libjvm.so")
@@ -357,4 +366,21 @@ pub(super) fn keep_only(kept: &[BorrowedFd<'_>]) -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_that_are_named_after_tls_come_first() {
+        for path in
+            ["/usr/lib/libssl.so.3", "/venv/grpc/_cython/cygrpc.so", "/tmp/libnetty_tcnative7.so"]
+        {
+            assert!(is_likely(path.as_bytes()), "{path}");
+        }
+        for path in ["", "/", "/usr/lib/libc.so.6", "/opt/grpc/python3"] {
+            assert!(!is_likely(path.as_bytes()), "{path}");
+        }
+    }
 }

@@ -40,8 +40,9 @@ use crate::{
     sync::lock,
 };
 
-/// Requests that the opener has not answered yet, at most.
-const MAX_ASKED: usize = 8;
+/// Requests that the opener has not answered yet, at most: few, since it answers them in their order, and a process that is
+/// about to use TLS waits for them.
+const MAX_ASKED: usize = 2;
 
 /// Processes that wait for being looked at, at most.
 const MAX_WAITING: usize = 65_536;
