@@ -8,6 +8,7 @@ use std::sync::LazyLock;
 use fixture::{
     CODE, DATA, boringssl, boringssl_not_inlined, boringssl_stripped, golang, golang_arm64, offset,
     openssl, openssl_3_3, openssl_by_name, openssl_stripped, rustls, rustls_of_another_compiler,
+    rustls_optimized,
 };
 use proptest::prelude::*;
 
@@ -168,6 +169,19 @@ fn rustls_of_both_versions_of_tls() {
         let makers = [(Routine::MakeCipher, Place::Return, Stepping::SingleStepped); 6];
         assert_eq!(summary(&found), [&makers[..], &expected.concat()].concat());
     }
+}
+
+#[test]
+fn rustls_whose_tables_follow_each_other() {
+    let found = only(&rustls_optimized());
+    let count =
+        |is: fn(&Routine) -> bool| found.hooks.iter().filter(|hook| is(&hook.routine)).count();
+    assert_eq!(count(|it| matches!(it, Routine::MakeCipher)), 8);
+    // The entry and a return of each.
+    assert_eq!(count(|it| matches!(it, Routine::Decrypt { version: Tls::V1_3, .. })), 4);
+    assert_eq!(count(|it| matches!(it, Routine::Encrypt { version: Tls::V1_3, .. })), 2);
+    assert_eq!(count(|it| matches!(it, Routine::Decrypt { overhead: 24, start: 8, .. })), 2);
+    assert_eq!(found.hooks.len(), 8 + 3 * 4);
 }
 
 #[test]
