@@ -77,7 +77,7 @@ pub(crate) fn come_and_go(peers: &Peers, time: Duration, over: &AtomicBool) -> R
 impl Lives {
     fn live(&mut self, peers: &Peers) -> Result<()> {
         let begin = Instant::now();
-        let daemon = Daemon::start(&["--tls", "auto"])?;
+        let daemon = Daemon::start(&["--tls", "auto", "--log-errors"])?;
         let is_early = self.all % EARLY == EARLY - 1;
         if is_early {
             // At another moment each time.
@@ -86,7 +86,11 @@ impl Lives {
             await_libraries(&daemon)?;
             self.attached = self.attached.max(begin.elapsed());
             sleep(EACH.saturating_sub(begin.elapsed()));
-            peers.have_no_other_status(&daemon.scrape()?)?;
+            let metrics = daemon.scrape()?;
+            peers.have_no_other_status(&metrics).with_context(|| {
+                let own = metrics.nonzero("observer_");
+                format!("{own}\n{}\n{}", daemon.log(), daemon.output())
+            })?;
         }
         self.memory = self.memory.max(memory(&daemon)?);
         ensure!(self.memory < MEMORY, "the daemon takes {} MiB", self.memory / MIB);

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use support::breakpoints;
 use support::expected::Expected;
 use support::footprint::status;
-use support::openmetrics::Metrics;
+use support::openmetrics::{Metrics, label};
 use support::peer::{Client, Identity, Listen, Server};
 use support::stack::{Stack, package};
 use support::tls::{Certificates, Shown};
@@ -135,12 +135,10 @@ impl Peers {
     pub(crate) fn have_no_other_status(&self, metrics: &Metrics) -> Result<()> {
         for server in &self.servers {
             let who = server.identity();
-            let pid = who.pid.to_string();
-            for (labels, calls) in metrics.series("grpc_server_handled_total") {
-                let code = labels.get("grpc_code").context("no grpc_code")?;
-                let is_possible = ["OK", "not_seen"].contains(&&**code) || calls == 0.0;
-                let is_other = labels.get("pid") != Some(&pid);
-                ensure!(is_possible || is_other, "{calls} calls of {who} ended with {code}");
+            let of_server = [("pid", &*who.pid.to_string())];
+            for (labels, calls) in metrics.series_with("grpc_server_handled_total", &of_server) {
+                let is_possible = ["OK", "not_seen"].contains(&label(labels, "grpc_code"));
+                ensure!(is_possible || calls == 0.0, "{calls} calls of {who}: {labels:?}");
             }
         }
         Ok(())
