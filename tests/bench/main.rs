@@ -62,7 +62,7 @@ const BENCHES: [Bench; 21] = [
     },
     Bench {
         name: "tls",
-        about: "Throughput of saturated services over TLS, watched with --tls auto and bare: 16 unary calls of 20 bytes at once",
+        about: "Throughput of saturated services over TLS, watched with --tls auto and bare: 16 unary calls of 20 bytes at once. Memory of their probed code, and the CPU time of a hit of a probe",
         run: tls::services,
     },
     Bench {
