@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 const MOST_VERIFIED: u64 = 100_000;
 
 /// The same with [`ALL_PARTS`].
-const MOST_VERIFIED_OF_ALL: u64 = 250_000;
+const MOST_VERIFIED_OF_ALL: u64 = 350_000;
 
 /// The flags of `observer check` with which the verifier follows all parts of the programs.
 const ALL_PARTS: [&str; 6] =
