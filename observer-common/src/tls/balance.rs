@@ -173,6 +173,33 @@ impl Balance {
         Self::at(state::LATE, order)
     }
 
+    /// Of a direction in which plaintext passed before: about what follows from now on, whether its first plaintext is seen or
+    /// not. [`expects`](Self::expects) says the order. Answers [`Self::joined_late`] if the records do not show how much
+    /// passed before.
+    #[inline(always)]
+    pub fn joined_now(records: &Records, cipher: Cipher) -> Self {
+        let mut balance = Self::joined_late(Order::RecordsFirst);
+        balance.gaps = records.gaps();
+        if let Some(content) = balance.content(records, cipher) {
+            balance.base = content;
+            balance.key_updates = records.key_updates();
+            balance.state = state::KNOWN;
+        }
+        balance
+    }
+
+    /// Sets the order.
+    #[inline(always)]
+    pub const fn expects(&mut self, order: Order) {
+        self.plaintext_first = matches!(order, Order::PlaintextFirst) as u8;
+    }
+
+    /// Whether it is known how much content there was before the first plaintext that is compared.
+    #[inline(always)]
+    pub const fn knows_base(&self) -> bool {
+        self.state == state::KNOWN
+    }
+
     #[inline(always)]
     const fn at(state: u8, order: Order) -> Self {
         Self {

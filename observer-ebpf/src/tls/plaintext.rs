@@ -5,7 +5,7 @@ use observer_common::{
         Walk,
         connection::{DirectionState, Tries, counted},
         opening::{Beginning, Detected, First, begins_http2},
-        tls::{Secured, state},
+        tls::{Before, Secured, state},
         walk::{self, Outcome},
     },
     record::direction,
@@ -231,23 +231,28 @@ fn begin(plaintext: &Plaintext, secured: &mut Secured, slot: &mut Own) -> Outcom
     // What is too short for a look is no beginning.
     let n = peek(&mut slot.scratch.host.buffers, &mut first).unwrap_or(0);
     let is_start = globals::grpc() && begins_http2(&first, n);
+    let mut before = Before::Unknown;
     if secured.id == 0 {
         let outcome = open(secured, slot, is_start, &first, n);
         if !matches!(outcome, Outcome::Walked) {
             return outcome;
         }
-    } else if !is_start
-        && let Some(connection) = CONNECTIONS.value(secured.key)
-        && connection.shared.joined == 0
-    {
-        // The other direction was seen from its beginning, and this one was not.
-        let own = connection.direction(sent);
-        own.gap |= 1;
-        own.sync.lose();
+    } else if !is_start && let Some(connection) = CONNECTIONS.value(secured.key) {
+        // If the other direction was seen from its beginning, this one was not.
+        if connection.shared.joined != 0 {
+            before = Before::SinceOther;
+        }
+        if connection.shared.joined == 0 || !secured.shows_what_passed(sent) {
+            let own = connection.direction(sent);
+            own.gap |= 1;
+            own.sync.lose();
+        }
     }
     // The balance of Thrift starts with what may be the first message, so that a gap behind it shows.
-    let is_first = is_start || globals::thrift() && !secured.is_late() && is_thrift(secured.key);
-    secured.direction(sent).begin_plaintext(plaintext.order, is_first);
+    if is_start || globals::thrift() && !secured.is_late() && is_thrift(secured.key) {
+        before = Before::Nothing;
+    }
+    secured.begin_plaintext(sent, plaintext.order, before);
     Outcome::Walked
 }
 

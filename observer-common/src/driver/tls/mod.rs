@@ -134,6 +134,17 @@ pub struct Counted {
     pub is_shut: bool,
 }
 
+/// What there was in a direction before the first plaintext that is seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Before {
+    /// No plaintext.
+    Nothing,
+    /// Plaintext that does not matter, because nothing of the connection was seen before.
+    Unknown,
+    /// Perhaps plaintext, since that of the other direction was first seen.
+    SinceOther,
+}
+
 /// What a transfer showed about a TLS connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shown {
@@ -250,11 +261,10 @@ impl SecuredDirection {
         self.reading = reading as u8;
     }
 
-    /// Plaintext is seen for the first time. `is_start`: whether there was none before it.
     #[inline(always)]
-    pub const fn begin_plaintext(&mut self, order: Order, is_start: bool) {
-        self.balance =
-            if is_start { Balance::from_start(order) } else { Balance::joined_late(order) };
+    const fn begin_plaintext(&mut self, order: Order, balance: Balance) {
+        self.balance = balance;
+        self.balance.expects(order);
         self.plaintext_first = matches!(order, Order::PlaintextFirst) as u8;
         self.begun = 1;
     }
@@ -598,6 +608,38 @@ impl Secured {
             return if cipher.overhead().is_none() { Shown::Cipher } else { Shown::Nothing };
         }
         Shown::NotHttp2
+    }
+
+    /// Plaintext of a direction is seen for the first time.
+    #[inline(always)]
+    pub fn begin_plaintext(&mut self, sent: u8, order: Order, before: Before) {
+        let cipher = self.cipher;
+        if matches!(before, Before::Unknown) {
+            let other = self.direction(sent ^ 1);
+            // What was sent is seen as the write returns: then the answer to it may have passed already.
+            let may_be_answered = sent == direction::SENT && matches!(order, Order::RecordsFirst);
+            if other.begun == 0 {
+                other.balance = if may_be_answered {
+                    Balance::joined_late(order)
+                } else {
+                    Balance::joined_now(&other.records, cipher)
+                };
+            }
+        }
+        let own = self.direction(sent);
+        let balance = match before {
+            Before::Nothing => Balance::from_start(order),
+            Before::Unknown => Balance::joined_late(order),
+            Before::SinceOther => own.balance,
+        };
+        own.begin_plaintext(order, balance);
+    }
+
+    /// Whether the comparison in this direction will show plaintext that has passed unseen since plaintext of the other
+    /// direction was first seen.
+    #[inline(always)]
+    pub fn shows_what_passed(&mut self, sent: u8) -> bool {
+        self.direction(sent).balance.knows_base()
     }
 
     /// `n` bytes of a direction's plaintext were seen.

@@ -2,7 +2,7 @@
 
 use crate::{
     counter::Counter,
-    driver::tls::{Counted, Fragments, RecordWalk, Secured, Settled, Shown, state},
+    driver::tls::{Before, Counted, Fragments, RecordWalk, Secured, Settled, Shown, state},
     record::{direction, record_kind},
     tls::{balance::Order, records::Records},
 };
@@ -140,8 +140,8 @@ impl End {
         assert_eq!(end.moves(RECEIVED, &flight), Shown::Nothing);
         end.secured.state = state::FOLLOWED;
         end.secured.id = 7;
-        end.secured.direction(SENT).begin_plaintext(order, true);
-        end.secured.direction(RECEIVED).begin_plaintext(Order::RecordsFirst, true);
+        end.secured.begin_plaintext(SENT, order, Before::Nothing);
+        end.secured.begin_plaintext(RECEIVED, Order::RecordsFirst, Before::Nothing);
         end.moves(SENT, &application(FINISHED));
         end.writes(order, 51);
         end.reads(27);
@@ -483,8 +483,8 @@ fn a_late_connection_shows_its_cipher_by_what_is_received() {
     assert!(end.secured.knows_cipher(SENT, 40));
     end.secured.state = state::FOLLOWED;
     end.secured.id = 7;
-    end.secured.direction(RECEIVED).begin_plaintext(Order::RecordsFirst, false);
-    end.secured.direction(SENT).begin_plaintext(Order::RecordsFirst, false);
+    end.secured.begin_plaintext(RECEIVED, Order::RecordsFirst, Before::Unknown);
+    end.secured.begin_plaintext(SENT, Order::RecordsFirst, Before::SinceOther);
     end.secured.saw(RECEIVED, 40);
     end.writes(Order::RecordsFirst, 70);
     end.reads(60);
@@ -494,4 +494,67 @@ fn a_late_connection_shows_its_cipher_by_what_is_received() {
     end.settles();
     assert_eq!(end.proven(), Some((180, 160)));
     assert_eq!((end.ends(), end.counts.borrow().len()), (0, 0));
+}
+
+/// A late connection whose cipher is known.
+fn followed_late() -> End {
+    let mut end = late();
+    assert!(end.secured.knows_cipher(RECEIVED, 40));
+    end.secured.state = state::FOLLOWED;
+    end.secured.id = 7;
+    end
+}
+
+#[test]
+fn an_answer_that_passes_before_the_first_write_is_seen_is_a_gap() {
+    for order in [Order::RecordsFirst, Order::PlaintextFirst] {
+        for unseen in [0, 70] {
+            let mut end = followed_late();
+            end.secured.begin_plaintext(RECEIVED, Order::RecordsFirst, Before::Unknown);
+            end.secured.saw(RECEIVED, 40);
+            // The answer, by a write that had begun before the probes were there.
+            if unseen != 0 {
+                end.moves(SENT, &application(unseen));
+            }
+            assert!(end.secured.shows_what_passed(SENT));
+            if order == Order::RecordsFirst {
+                end.moves(SENT, &application(90));
+            }
+            end.secured.begin_plaintext(SENT, order, Before::SinceOther);
+            end.secured.saw(SENT, 90);
+            if order == Order::PlaintextFirst {
+                end.moves(SENT, &application(90));
+            }
+            end.reads(60);
+            end.settles();
+            end.settles();
+            let bytes: u64 = end.counts.borrow().iter().map(|(_, bytes)| *bytes).sum();
+            assert_eq!(bytes, unseen as u64, "{order:?}");
+            let (received, sent) = end.proven().unwrap();
+            assert_eq!((received, sent), (100, if unseen == 0 { 90 } else { 0 }), "{order:?}");
+            let doubt = end.secured.direction(SENT).doubted(7, SENT);
+            assert_eq!(doubt.map(|doubt| doubt.length), (unseen != 0).then_some(90), "{order:?}");
+        }
+    }
+}
+
+#[test]
+fn an_answer_may_have_passed_before_a_write_returns() {
+    let mut end = followed_late();
+    end.moves(SENT, &application(70));
+    end.secured.begin_plaintext(SENT, Order::RecordsFirst, Before::Unknown);
+    assert!(!end.secured.shows_what_passed(RECEIVED));
+    // What a library encrypts is not sent yet.
+    let mut end = followed_late();
+    end.secured.begin_plaintext(SENT, Order::PlaintextFirst, Before::Unknown);
+    assert!(end.secured.shows_what_passed(RECEIVED));
+}
+
+#[test]
+fn records_that_are_out_of_step_do_not_show_what_passed() {
+    let mut end = followed_late();
+    end.sequences[usize::from(SENT)] += 300;
+    end.moves(SENT, &application(70)[..30]);
+    end.secured.begin_plaintext(RECEIVED, Order::RecordsFirst, Before::Unknown);
+    assert!(!end.secured.shows_what_passed(SENT));
 }
