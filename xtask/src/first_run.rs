@@ -43,6 +43,8 @@ impl Copy {
         let place = env::temp_dir().join(format!("observer-first-run-{}", process::id()));
         fs::create_dir(&place).with_context(|| format!("cannot make {}", place.display()))?;
         let copy = Self(place);
+        // It fails if files have other times than git knows, unless git looks at them first.
+        exec::output(git().arg("status"))?;
         let changed = exec::output(git().args(["stash", "create"]))?;
         let commit = if changed.trim().is_empty() { "HEAD" } else { changed.trim() };
         let mut archive = git();
