@@ -337,8 +337,8 @@ impl Records {
         false
     }
 
-    /// Whether the only record of application data of TLS 1.3 is one with so much content, or there is none, but for alerts
-    /// at the end.
+    /// Whether there is no record of application data of TLS 1.3, or one with this length of content. Alerts at the end do
+    /// not count.
     #[inline(always)]
     pub const fn has_only(&self, content: u32) -> bool {
         match self.application.wrapping_sub(self.alerts_at_end as u64) {

@@ -49,8 +49,8 @@ impl Table {
         self.recording = Some(Recorded::default());
     }
 
-    /// Adds cases of which those with the shared daemon run at the same time: none makes a gap or compares a number of the
-    /// daemon itself, so none sees the others.
+    /// Adds cases that run at the same time if they use the shared daemon. They make no gap, and compare no metric of the
+    /// daemon itself, so they do not see each other.
     pub(super) fn together(&mut self, add: impl FnOnce(&mut Self)) {
         self.together = true;
         add(self);
