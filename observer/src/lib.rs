@@ -11,6 +11,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod connections;
+mod descriptors;
 pub mod failures;
 mod files;
 pub mod health;

@@ -112,6 +112,7 @@ const CRATES: [(&str, &[&str]); 5] = [
         "observer",
         &[
             "clock",
+            "descriptors",
             "files",
             "sync",
             "system_paths",

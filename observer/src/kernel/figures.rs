@@ -6,8 +6,8 @@
 //! of its own. It cannot call bpf(2). The threads that can call it have no program open but the one without arguments.
 
 use std::{
-    fs, io,
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
+    fs,
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
     sync::mpsc,
     thread::{self, JoinHandle},
     time::Duration,
@@ -15,7 +15,7 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow};
 
-use crate::{metrics::Program, sandbox};
+use crate::{descriptors, metrics::Program, sandbox};
 
 /// How long to wait for the thread's answer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -34,10 +34,13 @@ impl Figures {
     pub(super) fn of(programs: Vec<(String, OwnedFd)>) -> Result<Self> {
         let (requests, asked) = mpsc::channel::<Reply>();
         let (begun, outcome) = mpsc::sync_channel(1);
-        let numbers: Vec<RawFd> = programs.iter().map(|(_, fd)| fd.as_raw_fd()).collect();
-        let ours = numbers.clone();
+        let ours: Vec<RawFd> = programs.iter().map(|(_, fd)| fd.as_raw_fd()).collect();
         let serve = move || {
-            let alone = keep_only(numbers).and_then(|()| sandbox::confine_reader());
+            let own: Vec<BorrowedFd<'_>> = programs.iter().map(|(_, fd)| fd.as_fd()).collect();
+            // The other threads keep their table.
+            let alone = descriptors::keep_only(&own, libc::CLOSE_RANGE_UNSHARE)
+                .context("cannot unshare the file descriptors (close_range)")
+                .and_then(|()| sandbox::confine_reader());
             let failed = alone.is_err();
             if begun.send(alone).is_err() || failed {
                 return;
@@ -76,30 +79,6 @@ impl Drop for Figures {
             let _ = thread.join();
         }
     }
-}
-
-/// Gives this thread a table of file descriptors of its own, with only these numbers in it.
-fn keep_only(mut numbers: Vec<RawFd>) -> Result<()> {
-    numbers.sort_unstable();
-    let mut from = 0;
-    let mut ranges = Vec::new();
-    for number in numbers {
-        let number = number.cast_unsigned();
-        ranges.extend(number.checked_sub(1).filter(|last| *last >= from).map(|last| (from, last)));
-        from = number + 1;
-    }
-    ranges.push((from, u32::MAX));
-    for (first, last) in ranges {
-        // SAFETY: takes numbers. It closes this thread's copies, which nothing here uses: with
-        // CLOSE_RANGE_UNSHARE the first call makes the table its own.
-        let result =
-            unsafe { libc::syscall(libc::SYS_close_range, first, last, libc::CLOSE_RANGE_UNSHARE) };
-        if result < 0 {
-            let error = io::Error::last_os_error();
-            return Err(error).context("cannot unshare the file descriptors (close_range)");
-        }
-    }
-    Ok(())
 }
 
 /// Reads a program's figures from the file descriptor's `fdinfo` (`bpf_prog_show_fdinfo`): aya has no accessor for the

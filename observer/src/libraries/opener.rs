@@ -12,7 +12,7 @@ use std::{
     fs::{self, File},
     io::{BufReader, ErrorKind},
     os::{
-        fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
+        fd::{AsFd as _, BorrowedFd, OwnedFd},
         unix::fs::FileExt as _,
     },
     sync::Arc,
@@ -345,27 +345,6 @@ pub(super) fn raise_limit() {
     let most = getrlimit(Resource::Nofile).maximum;
     // Without it fewer files can be probed, which is counted.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most });
-}
-
-/// Closes all descriptors but these and the log's.
-pub(super) fn keep_only(kept: &[BorrowedFd<'_>]) -> std::io::Result<()> {
-    let mut numbers: Vec<u32> = kept.iter().map(|fd| fd.as_raw_fd().cast_unsigned()).collect();
-    numbers.push(2);
-    numbers.sort_unstable();
-    let mut from = 0;
-    let mut ranges = Vec::new();
-    for number in numbers {
-        ranges.extend(number.checked_sub(1).filter(|last| *last >= from).map(|last| (from, last)));
-        from = number + 1;
-    }
-    ranges.push((from, u32::MAX));
-    for (first, last) in ranges {
-        // SAFETY: takes numbers. The descriptors belong to the daemon's values, which this process does not use again.
-        if unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } < 0 {
-            return Err(std::io::Error::last_os_error());
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

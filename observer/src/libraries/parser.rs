@@ -6,7 +6,7 @@
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
-    os::fd::{AsRawFd as _, BorrowedFd, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
     time::{Duration, Instant},
 };
 
@@ -23,7 +23,7 @@ use rustix::{
 use zerocopy::IntoBytes as _;
 
 use super::messages::{Failure, Found, MAX_PIECES, Piece};
-use crate::{sandbox, tls};
+use crate::{descriptors, sandbox, tls};
 
 /// The longest file that is parsed: its bytes are mapped.
 const MAX_FILE: u64 = 512 << 20;
@@ -122,7 +122,7 @@ fn confined_parser(file: BorrowedFd<'_>, length: u64, pipe: OwnedFd) -> Option<(
     // SAFETY: `length` bytes are mapped, and stay so. Another process may write the file meanwhile, or cut it: then this
     // process ends by SIGBUS, or its result is wrong, as that of a hostile file may be.
     let bytes = unsafe { std::slice::from_raw_parts(start.cast::<u8>(), length) };
-    let pipe = alone_with(pipe)?;
+    descriptors::keep_only(&[pipe.as_fd()], 0).ok()?;
     set_timer();
     let none = CapabilitySets {
         effective: CapabilitySet::empty(),
@@ -144,19 +144,6 @@ fn confined_parser(file: BorrowedFd<'_>, length: u64, pipe: OwnedFd) -> Option<(
     });
     let pieces = Piece::of(&located, observer_tls::build_id(bytes), tls::cookie);
     std::fs::File::from(pipe).write_all(pieces.as_bytes()).ok()
-}
-
-/// Closes all descriptors but this one.
-fn alone_with(pipe: OwnedFd) -> Option<OwnedFd> {
-    let number = pipe.as_raw_fd().cast_unsigned();
-    for (first, last) in [(0, number.checked_sub(1)), (number + 1, Some(u32::MAX))] {
-        let Some(last) = last else { continue };
-        // SAFETY: takes numbers. The descriptors belong to the opener's values, which this process does not use again.
-        if unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } < 0 {
-            return None;
-        }
-    }
-    Some(pipe)
 }
 
 /// Ends this process in time, even if nobody waits for it.

@@ -31,6 +31,7 @@ use super::{
 use crate::{
     config::Filter,
     connections::Library,
+    descriptors,
     kernel::{Method, TlsProbes, Uprobes},
     memory,
     metrics::TlsFiles,
@@ -108,7 +109,9 @@ fn be_opener(socket: BorrowedFd<'_>, uprobes: Uprobes, account: Option<&Account>
         // SAFETY: no handler runs.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
-    opener::keep_only(&[socket, uprobes.program()]).context("cannot close files")?;
+    let log = io::stderr();
+    descriptors::keep_only(&[socket, uprobes.program(), log.as_fd()], 0)
+        .context("cannot close files")?;
     opener::raise_limit();
     let method = uprobes.method();
     privileges::reduce_to(method.capabilities(), account)?;
