@@ -479,6 +479,9 @@ const REPLY: u8 = 2;
 const EXCEPTION: u8 = 3;
 const ONEWAY: u8 = 4;
 
+/// [`message`] and [`unversioned`].
+type Encode = fn(u8, &str, u32, &[u8]) -> Vec<u8>;
+
 /// A message without a frame, with these fields.
 fn message(kind: u8, name: &str, sequence: u32, fields: &[u8]) -> Vec<u8> {
     let length = (name.len() as u32).to_be_bytes();
@@ -558,28 +561,22 @@ fn watched_unversioned() -> Result<(TcpListener, Daemon)> {
 /// Messages are found in any pieces: several in a write, and each byte in a write of its own.
 fn messages_are_cut_anywhere() -> Result<()> {
     let (listener, daemon) = watched_unversioned()?;
-    let binary_calls = [
-        message(CALL, "a", 0, &nested(1)),
-        message(ONEWAY, "Of:note", 0, &nested(1)),
-        message(CALL, "b", 0, &[]),
-        message(CALL, "c", 0, &[8, 0, 1, 0, 0, 0, 9]),
-    ];
-    let binary_replies = [
-        message(REPLY, "a", 0, &nested(0)),
-        message(REPLY, "b", 0, &declared("no")),
-        message(EXCEPTION, "c", 0, &declared("internal")),
-    ];
-    let unversioned_calls = [
-        unversioned(CALL, "a", 0, &nested(1)),
-        unversioned(ONEWAY, "Of:note", 0, &nested(1)),
-        unversioned(CALL, "b", 0, &[]),
-        unversioned(CALL, "c", 0, &[8, 0, 1, 0, 0, 0, 9]),
-    ];
-    let unversioned_replies = [
-        unversioned(REPLY, "a", 0, &nested(0)),
-        unversioned(REPLY, "b", 0, &declared("no")),
-        unversioned(EXCEPTION, "c", 0, &declared("internal")),
-    ];
+    let in_binary = |message: Encode| {
+        let calls = [
+            message(CALL, "a", 0, &nested(1)),
+            message(ONEWAY, "Of:note", 0, &nested(1)),
+            message(CALL, "b", 0, &[]),
+            message(CALL, "c", 0, &[8, 0, 1, 0, 0, 0, 9]),
+        ];
+        let replies = [
+            message(REPLY, "a", 0, &nested(0)),
+            message(REPLY, "b", 0, &declared("no")),
+            message(EXCEPTION, "c", 0, &declared("internal")),
+        ];
+        (calls, replies)
+    };
+    let (binary_calls, binary_replies) = in_binary(message);
+    let (unversioned_calls, unversioned_replies) = in_binary(unversioned);
     let compact_calls = [
         compact(CALL, "a", 0, &compact_nested(1)),
         compact(ONEWAY, "Of:note", 0, &compact_nested(1)),
