@@ -293,7 +293,7 @@ fn passwords_are_asked_for_everywhere_and_follow_the_file() {
 fn who_comes_when_too_many_passwords_wait_is_told_to_come_later() {
     let folder = Folder::new();
     // It takes longer than all of this.
-    let hash = bcrypt::hash_with_salt("secret", 9, [9; 16]).expect("hashed").to_string();
+    let hash = bcrypt::hash_with_salt("secret", 12, [9; 16]).expect("hashed").to_string();
     folder.write("web.yml", &format!("basic_auth_users: {{alice: {hash}}}"));
     let served = folder.serve();
     let ask = |given: &str| {
