@@ -18,6 +18,8 @@ pub(super) const FILTER: &str = "four kinds of call: tonic -> tonic|\
     cancelled: tonic -> tonic|cancelled: python-asyncio -> python-threaded|\
     expired: tonic -> tonic|expired: python-asyncio -> python-threaded|\
     raw codes|raw ends|raw frames|raw transports|raw processes|raw late|raw gaps|\
+    over TLS: tonic -> tonic|over TLS: grpc-go -> grpc-go|\
+    over TLS: python-asyncio -> python-asyncio|raw tls: |\
     raw privileges|--backend |costs no number|Unix socket|\
     a processor taken offline and back|the wall clock jumps";
 

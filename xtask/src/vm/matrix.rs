@@ -77,7 +77,7 @@ struct Tests {
 }
 
 /// The stacks that start quickly.
-const PEERS: (&str, &str) = ("OBSERVER_TEST_PEERS", "python,rust");
+const PEERS: (&str, &str) = ("OBSERVER_TEST_PEERS", "python,rust,go");
 
 /// The factor for all time limits of the cases, because an emulated machine is slow.
 const SLOWNESS: (&str, u32) = ("OBSERVER_TEST_SLOWNESS", 10);
