@@ -265,6 +265,25 @@ pub mod open_flag {
     /// `OpenItem::pair` has [`pair::starts`](super::pair::starts) instead, from counters that may have moved meanwhile: two
     /// items must agree.
     pub const SAMPLED: u16 = 1 << 1;
+    /// The upper byte is one of [`tie`](super::tie).
+    pub const TIE: u16 = 0xff00;
+}
+
+/// What shows that an object of a TLS library is a socket's.
+pub mod tie {
+    /// Not known, or there is no TLS.
+    pub const UNKNOWN: u8 = 0;
+    /// The object has the client's random.
+    pub const RANDOM: u8 = 1;
+    /// The object has the socket's descriptor.
+    pub const DESCRIPTOR: u8 = 2;
+    /// A call with the object moved bytes of the socket.
+    pub const CALL: u8 = 3;
+    /// The thread that made the object had just read from the socket.
+    pub const MADE: u8 = 4;
+    /// Several times in a row, the object's plaintext was as long as the record that the same thread had just read from the
+    /// socket.
+    pub const LENGTHS: u8 = 5;
 }
 
 /// The description of a connection, in its first record.

@@ -12,9 +12,10 @@ use observer_common::{
     record::{
         DataItem, HELD, HTTP1, ITEM_ALIGNMENT, ItemHeader, LATE, NamedRecord, OpenItem,
         RecordHeader, TAIL_PART, THRIFT, UNREAD, data_flag, direction, item_kind, open_flag,
-        record_kind, role,
+        record_kind, role, tie,
     },
 };
+use serde::{Deserialize, Serialize};
 use zerocopy::FromBytes;
 
 pub use observer_common::{record::Waited, scanner::web::Tail};
@@ -204,6 +205,37 @@ pub struct Open {
     pub pair: u64,
     /// Whether `pair` is where the directions start, and counts only if the next one is the same.
     pub is_sample: bool,
+    /// What shows that the TLS library's object is the socket's; `None` without TLS.
+    pub tie: Option<Tie>,
+}
+
+/// What shows that an object of a TLS library is a socket's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tie {
+    /// The object has the client's random.
+    ClientRandom,
+    /// The object has the socket's descriptor.
+    Descriptor,
+    /// A call with the object moved bytes of the socket.
+    Call,
+    /// The thread that made the object had just read from the socket.
+    Creation,
+    /// The object's plaintext was as long as the record that was read just before.
+    Lengths,
+}
+
+impl Tie {
+    fn of(number: u16) -> Option<Self> {
+        Some(match u8::try_from(number).ok()? {
+            tie::RANDOM => Self::ClientRandom,
+            tie::DESCRIPTOR => Self::Descriptor,
+            tie::CALL => Self::Call,
+            tie::MADE => Self::Creation,
+            tie::LENGTHS => Self::Lengths,
+            _ => return None,
+        })
+    }
 }
 
 /// The address of the other end of a connection.
@@ -392,7 +424,8 @@ fn open(content: &[u8]) -> Option<Item<'_>> {
     };
     let OpenItem { comm, flags, pair, .. } = item;
     let [joined, is_sample] = [open_flag::JOINED, open_flag::SAMPLED].map(|bit| flags & bit != 0);
-    Some(Item::Open(Open { comm, joined, peer, pair, is_sample }))
+    let tie = Tie::of(flags >> open_flag::TIE.trailing_zeros());
+    Some(Item::Open(Open { comm, joined, peer, pair, is_sample, tie }))
 }
 
 /// The value at the start of the bytes; `None` if there are too few bytes.

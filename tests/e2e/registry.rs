@@ -75,15 +75,20 @@ pub(crate) fn cases(
             payload::no_payload_leaves_the_kernel_over_tls(stack)
         });
     }
-    for (name, library) in [("grpc-go", "go"), ("grpc-js", "openssl")] {
+    for (name, library, tie) in [("grpc-go", "go", "call"), ("grpc-js", "openssl", "client_random")]
+    {
         let stacks = [named(name)];
         cases.of(
             &format!("TLS that is followed is listed: {name}"),
             Nothing,
             stacks,
-            move |[stack]| connections::followed_tls_is_listed(stack, library),
+            move |[stack]| connections::followed_tls_is_listed(stack, library, tie),
         );
     }
+    let java = [named("grpc-java")];
+    cases.of("TLS of the Java runtime is listed as not followed", Nothing, java, |[java]| {
+        connections::tls_of_the_java_runtime_is_listed(java)
+    });
     for name in ["grpc-go", "grpc-js", "python-asyncio"] {
         let stacks = [go, named(name)];
         cases.of(&format!("through a proxy: {name}"), Nothing, stacks, |[server, client]| {

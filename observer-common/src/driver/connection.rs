@@ -24,13 +24,13 @@ pub mod state {
 /// What a connection carries, or may carry.
 pub mod protocol {
     /// HTTP/2.
-    pub const HTTP2: u32 = 0;
+    pub const HTTP2: u8 = 0;
     /// Thrift.
-    pub const THRIFT: u32 = 1;
+    pub const THRIFT: u8 = 1;
     /// HTTP/1.1.
-    pub const HTTP1: u32 = 2;
+    pub const HTTP1: u8 = 2;
     /// Thrift, with messages that may have no version.
-    pub const UNVERSIONED_THRIFT: u32 = 3;
+    pub const UNVERSIONED_THRIFT: u8 = 3;
 }
 
 /// How much the daemon knows of a connection by the `OpenItem`s of its records.
@@ -151,7 +151,11 @@ pub struct Shared {
     /// Number of streams that were reset.
     pub reset_count: u32,
     /// One of [`protocol`].
-    pub protocol: u32,
+    pub protocol: u8,
+    /// One of `record::tie`.
+    pub tie: u8,
+    /// Padding.
+    pub _reserved: u16,
     /// While `JOINING`: the transfers so far.
     pub tries: Tries,
     /// When bytes that a server received had arrived.

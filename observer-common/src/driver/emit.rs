@@ -218,7 +218,7 @@ fn write_header<H: Host>(
     let sampled = if samples { open_flag::SAMPLED } else { 0 };
     let opened = Opened {
         pid: scratch.pid,
-        flags: joined | sampled,
+        flags: joined | sampled | u16::from(shared.tie) << 8,
         pair: shared.pair(own, other, scratch.host.sock()),
     };
     let is_whole = scratch.host.put_open(EMPTY + size_of::<ItemHeader>() as u32, opened);

@@ -30,7 +30,7 @@ pub struct Beginning {
     pub role: u8,
     state: u8,
     /// One of [`protocol`].
-    protocol: u32,
+    protocol: u8,
 }
 
 /// The place where a direction's scanner starts. The scanners themselves would take too much of the stack.

@@ -1,13 +1,13 @@
 //! The counts of a pipeline about records and connections.
 
-use std::ops::AddAssign;
+use std::{collections::BTreeMap, ops::AddAssign};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     call::Coverage,
     protocol::{State, Streams},
-    record::Carried,
+    record::{Carried, Tie},
 };
 
 /// Counts of the records that a pipeline has read.
@@ -49,7 +49,7 @@ pub struct Connections {
 }
 
 /// The watched connections of a process.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OfProcess {
     /// HTTP/2 connections without TLS.
     pub cleartext: Counted,
@@ -62,12 +62,14 @@ pub struct OfProcess {
 }
 
 /// Connections: the open ones, and how many have ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counted {
     /// Open connections.
     pub open: Connections,
     /// Number of connections that have ended.
     pub ended: u64,
+    /// Number of connections over TLS, open and ended ones, by what ties the library's objects to the sockets.
+    pub tied: BTreeMap<Tie, u64>,
 }
 
 impl OfProcess {
@@ -91,11 +93,23 @@ impl AddAssign for OfProcess {
     }
 }
 
+impl Counted {
+    /// Counts what ties a connection over TLS.
+    pub(super) fn tie(&mut self, tie: Option<Tie>) {
+        if let Some(tie) = tie {
+            *self.tied.entry(tie).or_default() += 1;
+        }
+    }
+}
+
 impl AddAssign for Counted {
     fn add_assign(&mut self, other: Self) {
-        let Self { open, ended } = other;
+        let Self { open, ended, tied } = other;
         self.open += open;
         self.ended += ended;
+        for (tie, connections) in tied {
+            *self.tied.entry(tie).or_default() += connections;
+        }
     }
 }
 

@@ -363,11 +363,10 @@ impl<O: Output> Pipeline<O> {
         let sink = &mut Sink { time_ns, connection, pair, peer, statistics, waiting, ended };
         watched.connection.closed(time_ns, closed, self.stall_free_since_ns, sink);
         self.figures.ended_streams += watched.connection.state().streams;
-        self.ended_of
-            .entry(watched.user)
-            .or_default()
-            .of(watched.is_tls, watched.carried())
-            .ended += 1;
+        let of = self.ended_of.entry(watched.user).or_default();
+        let counted = of.of(watched.is_tls, watched.carried());
+        counted.ended += 1;
+        counted.tie(watched.tie);
         if let Some((process, role)) = watched.counted_for {
             statistics.connection_closed(process, role);
         }
@@ -511,6 +510,7 @@ impl<O: Output> Pipeline<O> {
         for watched in self.connections.values() {
             let counted = of.entry(watched.user).or_default().of(watched.is_tls, watched.carried());
             counted.open.add(watched.connection.state());
+            counted.tie(watched.tie);
         }
         let mut by_pid: FxHashMap<u32, OfProcess> = FxHashMap::default();
         for (process, counts) in of {

@@ -517,7 +517,7 @@ fn connections_are_counted_for_their_processes() {
     pipeline.handle(&record_of(other, 3, 3, record_kind::BYTES, 0, &[open()]));
     pipeline.handle(&record_of(own, 4, 1, record_kind::CLOSED, 0, &[]));
     let counts = |pipeline: &TestPipeline, pid: u32| {
-        let of = pipeline.connections_by_process().get(&pid).copied()?;
+        let of = pipeline.connections_by_process().remove(&pid)?;
         assert_eq!(of.tls, Counted::default());
         Some((of.cleartext.open.sum(), of.cleartext.ended))
     };
@@ -539,7 +539,7 @@ fn plaintext_of_tls_is_counted_as_such() {
     let flags = std::mem::offset_of!(RecordHeader, flags);
     bytes[flags] |= HELD;
     pipeline.handle(&bytes);
-    let of = |pipeline: &TestPipeline| pipeline.connections_by_process().get(&9).copied();
+    let of = |pipeline: &TestPipeline| pipeline.connections_by_process().remove(&9);
     assert_eq!(of(&pipeline), None, "nothing is proven");
     let length = u64::MAX / 2;
     let proven = RecordHeader {

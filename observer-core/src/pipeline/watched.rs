@@ -7,7 +7,7 @@ use crate::{
     names::{Interner, PathId},
     process::ProcessId,
     protocol::{Faults, Protocol, State, Transfer, http1, http2, thrift},
-    record::{Bytes, Carried, Closed, Open, Peer},
+    record::{Bytes, Carried, Closed, Open, Peer, Tie},
     statistics::Statistics,
 };
 use observer_common::record::pair;
@@ -158,6 +158,8 @@ pub(super) struct Watched {
     pub(super) user: ProcessId,
     /// Whether its bytes are the plaintext of TLS.
     pub(super) is_tls: bool,
+    /// What ties it to its socket, if they are.
+    pub(super) tie: Option<Tie>,
     /// The process (its first id) and side that the connection is counted for, once it had a call.
     pub(super) counted_for: Option<(ProcessId, Role)>,
 }
@@ -174,8 +176,9 @@ impl Watched {
         let connection = Connection::new(open, bytes);
         let prompt = Prompt::default();
         let counted_for = None;
+        let tie = open.and_then(|open| open.tie);
         let (pair, starts, peer) = (0, Starts::Unknown, None);
-        Box::new(Self { connection, pair, starts, peer, prompt, user, is_tls, counted_for })
+        Box::new(Self { connection, pair, starts, peer, prompt, user, is_tls, tie, counted_for })
     }
 
     /// What it carries.

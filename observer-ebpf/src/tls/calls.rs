@@ -107,9 +107,17 @@ struct Handle {
     _reserved: u32,
 }
 
-/// Sockets of objects that do not show theirs: learned from the system calls in a call.
+/// An object's socket, and one of `record::tie`.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Tie {
+    pub socket: Socket,
+    pub by: u64,
+}
+
+/// Sockets of objects that do not show theirs.
 #[map]
-static TLS_TIES: LruHashMap<Handle, Socket> = LruHashMap::with_max_entries(1, 0);
+static TLS_TIES: LruHashMap<Handle, Tie> = LruHashMap::with_max_entries(1, 0);
 
 /// The key of the connection that a thread has last read from, if it may not be known otherwise.
 #[map]
@@ -163,12 +171,13 @@ pub fn last_read() -> Option<Address> {
 
 /// Remembers the socket of an object.
 #[inline(always)]
-pub fn tie(address: u64, pid: u32, socket: Socket) {
-    let _ = TLS_TIES.insert(Handle { address, pid, _reserved: 0 }, socket, BPF_ANY);
+pub fn tie(address: u64, pid: u32, socket: Socket, by: u8) {
+    let tie = Tie { socket, by: by.into() };
+    let _ = TLS_TIES.insert(Handle { address, pid, _reserved: 0 }, tie, BPF_ANY);
 }
 
 /// The socket of an object. It may be closed.
 #[inline(always)]
-pub fn tied(address: u64, pid: u32) -> Option<Socket> {
-    TLS_TIES.value(Handle { address, pid, _reserved: 0 }).map(|socket| *socket)
+pub fn tied(address: u64, pid: u32) -> Option<Tie> {
+    TLS_TIES.value(Handle { address, pid, _reserved: 0 }).map(|tie| *tie)
 }

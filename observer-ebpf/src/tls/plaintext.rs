@@ -8,12 +8,12 @@ use observer_common::{
         tls::{Before, Secured, state},
         walk::{self, Outcome},
     },
-    record::direction,
+    record::{direction, tie},
     tls::cookie::Cookie,
 };
 
 use super::{
-    calls::{self, NONE, Plaintext, SEVERAL},
+    calls::{self, NONE, Plaintext, SEVERAL, Tie},
     secured,
 };
 use crate::{
@@ -48,10 +48,14 @@ fn watch_in(slot: &mut Own) -> Option<()> {
     // SAFETY: it was written, and is not written again in this invocation.
     let plaintext = unsafe { &*opaque(slot.plaintext.as_mut_ptr()) };
     let pid = current_pid();
-    let key = find(plaintext, pid);
+    let found = find(plaintext, pid);
+    let key = key_of(found);
     let secured = secured::at(key)?;
     if secured.state == state::GIVEN_UP || secured.pid != pid {
         return None;
+    }
+    if secured.id == 0 {
+        secured.tie = tie_of(found);
     }
     let sent = plaintext.sent;
     if !secured.knows_cipher(sent, plaintext.length) {
@@ -78,39 +82,62 @@ fn watch_in(slot: &mut Own) -> Option<()> {
     Some(())
 }
 
-/// The key of the object's connection; 0 if it is not known. Not inlined: the verifier would follow what comes next for
-/// each way to find it.
+/// The key of an object's connection, and above it, what shows that: one of `record::tie`.
+type Found = u64;
+
+#[inline(always)]
+const fn found(key: Address, tie: u8) -> Found {
+    key | (tie as u64) << 32
+}
+
+#[inline(always)]
+const fn key_of(found: Found) -> Address {
+    found & secured::MAX_KEY
+}
+
+#[inline(always)]
+const fn tie_of(found: Found) -> u8 {
+    (found >> 32) as u8
+}
+
+/// The object's connection; 0 if it is not known. Not inlined: the verifier would follow what comes next for each way to
+/// find it.
 #[inline(never)]
-fn find(plaintext: &Plaintext, pid: u32) -> Address {
+fn find(plaintext: &Plaintext, pid: u32) -> Found {
     try_find(plaintext, pid).unwrap_or(0)
 }
 
 #[inline(always)]
-fn try_find(plaintext: &Plaintext, pid: u32) -> Option<Address> {
+fn try_find(plaintext: &Plaintext, pid: u32) -> Option<Found> {
     let Plaintext { handle, socket, cookie, .. } = *plaintext;
     if let Some(half) = random(handle, cookie)
         && half != [0; 2]
         && let Some(key) = secured::of_random(half, pid)
     {
-        return Some(key);
+        return Some(found(key, tie::RANDOM));
     }
     if let Some(key) = of_descriptor(handle, cookie) {
-        return Some(key);
+        return Some(found(key, tie::DESCRIPTOR));
     }
     if socket != NONE
         && socket != SEVERAL
         && let Some(secured) = secured::known(&socket)
     {
-        calls::tie(handle, pid, socket);
-        return Some(secured.key);
+        calls::tie(handle, pid, socket, tie::CALL);
+        return Some(found(secured.key, tie::CALL));
     }
-    if let Some(socket) = calls::tied(handle, pid)
+    if let Some(Tie { socket, by }) = calls::tied(handle, pid)
         && let Some(secured) = secured::known(&socket)
         && secured.pid == pid
     {
-        return Some(secured.key);
+        return Some(found(secured.key, by as u8));
     }
-    if cookie.is_go() { of_go(handle) } else { of_last_read(plaintext, pid) }
+    let (key, by) = if cookie.is_go() {
+        (of_go(handle), tie::DESCRIPTOR)
+    } else {
+        (of_last_read(plaintext, pid), tie::LENGTHS)
+    };
+    Some(found(key?, by))
 }
 
 /// The socket from which the same thread has read before, if its records are as long as the object's plaintext.
@@ -125,7 +152,8 @@ fn of_last_read(plaintext: &Plaintext, pid: u32) -> Option<Address> {
     if secured.pid != pid || !secured.agrees(plaintext.handle, plaintext.length) {
         return None;
     }
-    calls::tie(plaintext.handle, pid, Socket { sock: secured.sock, inode: secured.inode });
+    let socket = Socket { sock: secured.sock, inode: secured.inode };
+    calls::tie(plaintext.handle, pid, socket, tie::LENGTHS);
     Some(key)
 }
 
@@ -138,7 +166,8 @@ pub fn made(handle: u64) {
         && secured.pid == pid
         && secured.state == state::OPENING
     {
-        calls::tie(handle, pid, Socket { sock: secured.sock, inode: secured.inode });
+        let socket = Socket { sock: secured.sock, inode: secured.inode };
+        calls::tie(handle, pid, socket, tie::MADE);
     }
 }
 
@@ -288,6 +317,7 @@ fn open(secured: &mut Secured, slot: &mut Own, is_start: bool, first: &First, n:
     connection.shared.id = id;
     connection.shared.inode = socket.inode;
     connection.shared.counts = counted::TLS;
+    connection.shared.tie = secured.tie;
     connection.shared.owner = pid;
     if is_start {
         for direction in &mut connection.directions {

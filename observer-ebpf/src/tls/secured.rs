@@ -74,8 +74,11 @@ static NEW: Secured = Secured::NEW;
 /// its `struct sock`: once that is closed, another one may have its memory before the last plaintext was seen.
 #[inline(always)]
 pub const fn key(inode: u64) -> Address {
-    inode & 0xffff_ffff
+    inode & MAX_KEY
 }
+
+/// The largest key.
+pub const MAX_KEY: Address = 0xffff_ffff;
 
 /// The socket's TLS connection.
 #[inline(always)]

@@ -49,8 +49,8 @@ pub(super) fn not_followed(tls: Following, libraries: &[Library]) -> String {
     let with = |result: &str| libraries.iter().find(|library| library.result == result);
     if let Some(library) = with("attached") {
         return format!(
-            "not measured: no HTTP/2 was negotiated (ALPN), the connection began before {} was \
-             probed, or it uses another library; connect again",
+            "not measured: no call was made, no HTTP/2 was negotiated (ALPN), the connection began \
+             before {} was probed, or it uses another library; connect again",
             library.name()
         );
     }

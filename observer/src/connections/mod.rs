@@ -11,7 +11,10 @@ mod table;
 use std::collections::BTreeMap;
 
 use observer_common::counter::{CountsOfProcess, Protocol};
-use observer_core::pipeline::{Counted, OfProcess};
+use observer_core::{
+    pipeline::{Counted, OfProcess},
+    record::Tie,
+};
 use serde::{Deserialize, Serialize};
 
 pub use self::table::{lines, table};
@@ -51,6 +54,13 @@ pub struct Process {
     pub libraries: Vec<Library>,
 }
 
+impl Process {
+    /// The TLS libraries that are probed.
+    pub(crate) fn probed(&self) -> impl Iterator<Item = &Library> {
+        self.libraries.iter().filter(|library| library.result == "attached")
+    }
+}
+
 /// The connections of a process of one kind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Connections {
@@ -66,6 +76,27 @@ pub struct Connections {
     pub with_gaps: u64,
     /// Why they are not measured, or not fully, and what to do; `None` if they are.
     pub advice: Option<String>,
+    /// Those over TLS by what ties the library's objects to the sockets.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tied: BTreeMap<Tie, u64>,
+}
+
+impl Connections {
+    /// What ties those over TLS, for people; `None` if there are none.
+    pub fn ties(&self) -> Option<String> {
+        let of = |(tie, connections): (&Tie, &u64)| {
+            let by = match tie {
+                Tie::ClientRandom => "the client's random",
+                Tie::Descriptor => "the file descriptor",
+                Tie::Call => "system calls of the library",
+                Tie::Creation => "the handshake",
+                Tie::Lengths => "lengths of records",
+            };
+            format!("{by} ({connections})")
+        };
+        let all: Vec<String> = self.tied.iter().map(of).collect();
+        (!all.is_empty()).then(|| format!("tied to sockets by {}", all.join(", ")))
+    }
 }
 
 /// What connections carry.
@@ -124,7 +155,7 @@ pub struct Library {
 
 impl Library {
     /// The library's name with its version.
-    fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         let name = match &*self.library {
             "openssl" => "OpenSSL",
             "boringssl" => "BoringSSL",
@@ -179,12 +210,14 @@ fn connections(tls: Following, known: &Known) -> Vec<Connections> {
         let joined_late = counted.open.joined_late;
         let advice = advice::incomplete(joined_late, with_gaps);
         let seen = open + counted.ended;
-        Connections { kind, seen, open: Some(open), joined_late, with_gaps, advice }
+        let tied = counted.tied.clone();
+        Connections { kind, seen, open: Some(open), joined_late, with_gaps, advice, tied }
     };
     let other = |kind, protocol: Protocol, advice: String| {
         let seen = others.get(protocol as usize).copied().unwrap_or(0);
         let advice = Some(advice);
-        Connections { kind, seen, open: None, joined_late: 0, with_gaps: 0, advice }
+        let tied = BTreeMap::new();
+        Connections { kind, seen, open: None, joined_late: 0, with_gaps: 0, advice, tied }
     };
     let mut all = vec![
         watched(Kind::Http2, cleartext),
@@ -256,8 +289,8 @@ mod tests {
         let open = pipeline::Connections { complete: 2, ..Default::default() };
         let late = pipeline::Connections { joined_late: 1, gaps: 1, undecodable: 1, ..open };
         let watched = OfProcess {
-            cleartext: Counted { open, ended: 5 },
-            tls: Counted { open: late, ended: 0 },
+            cleartext: Counted { open, ended: 5, ..Counted::default() },
+            tls: Counted { open: late, tied: [(Tie::ClientRandom, 4)].into(), ended: 0 },
             ..OfProcess::default()
         };
         let known = Known { watched, ..Known::default() };
@@ -269,6 +302,8 @@ mod tests {
         assert_eq!((tls.joined_late, tls.with_gaps), (1, 2));
         let advice = tls.advice.as_ref().unwrap();
         assert!(advice.contains("1 joined late") && advice.contains("2 with gaps"), "{advice}");
+        assert_eq!(cleartext.ties(), None);
+        assert_eq!(tls.ties().unwrap(), "tied to sockets by the client's random (4)");
     }
 
     #[test]

@@ -58,11 +58,11 @@ fn of_process(process: &Process, width: usize, lines: &mut Vec<String>) {
         let open = connections.open.map_or_else(|| "-".into(), |open| open.to_string());
         let kind = format!("{INDENT}{}", connections.kind.name());
         lines.push(row(&kind, &open, &connections.seen.to_string()));
-        if let Some(advice) = &connections.advice {
-            lines.extend(wrapped(&visible(advice), "    ", width));
+        for text in [connections.ties().as_deref(), connections.advice.as_deref()] {
+            lines.extend(text.into_iter().flat_map(|text| wrapped(&visible(text), "    ", width)));
         }
     }
-    for library in process.libraries.iter().filter(|library| library.result == "attached") {
+    for library in process.probed() {
         let text = format!("{} in {}", library.name(), library.path);
         lines.push(format!("{INDENT}probed: {}", visible(&text)));
     }
@@ -90,6 +90,8 @@ fn wrapped(text: &str, indent: &str, width: usize) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use observer_core::record::Tie;
+
     use super::{
         super::{Connections, Kind, Library},
         *,
@@ -103,6 +105,10 @@ mod tests {
             joined_late: 0,
             with_gaps: 0,
             advice: advice.map(str::to_owned),
+            tied: [(Tie::ClientRandom, 10), (Tie::Call, 2)]
+                .into_iter()
+                .filter(|_| open.is_some())
+                .collect(),
         };
         Process {
             pid: 47,
@@ -128,6 +134,7 @@ mod tests {
 PROCESS, CONNECTIONS        OPEN      SEEN
 or\\u{1b}ders (47)
   HTTP/2 over TLS              3        12
+    tied to sockets by the client's random (10), system calls of the library (2)
   HTTP/1                       -        12
   probed: Go's crypto/tls 1.26.8 in /app/orders
 ";

@@ -8,7 +8,7 @@ use tokio::sync::Mutex;
 
 use super::Pages;
 use super::page::Text;
-use crate::connections::{Following, Model, Process};
+use crate::connections::{Following, Library, Model, Process};
 
 /// The maximum age of a list. It takes the workers' time, so clients share it.
 const MAX_AGE: Duration = Duration::from_secs(1);
@@ -85,15 +85,22 @@ fn rows(f: &mut String, process: &Process) -> fmt::Result {
     for of in &process.connections {
         let open = of.open.map_or_else(|| "not known".into(), |open| open.to_string());
         let advice = of.advice.as_deref().unwrap_or("nothing: measured");
+        // Those over TLS: what is probed, and what ties that to the sockets.
+        let mut notes: Vec<String> = of.ties().into_iter().collect();
+        if !notes.is_empty() {
+            notes.extend(process.probed().map(Library::name));
+        }
+        let notes = notes.join("; ");
         writeln!(
             f,
             "<tr><td class=\"process\"><b>{}</b> <small>{}</small></td>\
-             <th scope=\"row\" class=\"method\"><b>{}</b></th>\
+             <th scope=\"row\" class=\"method\"><b>{}</b> <small>{}</small></th>\
              <td class=\"number\" data-label=\"Open\">{open}</td>\
              <td class=\"number\" data-label=\"Seen\">{}</td><td class=\"advice\">{}</td></tr>",
             Text(&process.name),
             process.pid,
             of.kind.name(),
+            Text(&notes),
             of.seen,
             Text(advice)
         )?;

@@ -6,8 +6,9 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 use support::daemon::{Daemon, command};
+use support::expected::Expected;
 use support::look::terminal::Terminal;
 use support::look::top::{ENTER, top};
 use support::peer::{self, Listen};
@@ -229,8 +230,8 @@ fn by_itself(name: &str) -> Result<()> {
     daemon.stop()
 }
 
-/// A connection over TLS is listed with the library in which it is followed.
-pub(crate) fn followed_tls_is_listed(stack: &Stack, library: &str) -> Result<()> {
+/// A connection over TLS is listed with the library in which it is followed, and with what ties that to the socket.
+pub(crate) fn followed_tls_is_listed(stack: &Stack, library: &str, tie: &str) -> Result<()> {
     let certificates = Certificates::new()?;
     let stack = certificates.stack(stack, Shown::ByServer);
     let server = peer::Server::start(&stack, Listen::V4)?;
@@ -248,6 +249,31 @@ pub(crate) fn followed_tls_is_listed(stack: &Stack, library: &str) -> Result<()>
     };
     let libraries = list.pointer("/processes/0/libraries").and_then(Value::as_array);
     ensure!(libraries.is_some_and(|all| all.iter().any(is_there)), "{list}");
+    let tied = list.pointer("/processes/0/connections/0/tied");
+    ensure!(tied == Some(&json!({ tie: 2 })), "{list}");
+    server.stop()?;
+    daemon.stop()
+}
+
+/// Connections over the Java runtime's own TLS are listed with this as the reason why they are not followed.
+pub(crate) fn tls_of_the_java_runtime_is_listed(java: &Stack) -> Result<()> {
+    let certificates = Certificates::new()?;
+    let mut stack = certificates.stack(java, Shown::ByServer);
+    for end in [&mut stack.server, &mut stack.client] {
+        end.extend(["--tls-provider", "JDK"].map(String::from));
+    }
+    let server = peer::Server::start(&stack, Listen::V4)?;
+    let pid = server.pid();
+    let daemon = Daemon::start(&["--tls", "auto", "--pid", &pid])?;
+    let labels = [("library", "none"), ("result", "jvm")];
+    daemon.wait_for_sum("observer_tls_files_total", &labels, 1.0..)?;
+    peer::Client::start(&stack, &server, &plans::few(1))?.finish()?;
+    // The plan has two steps, each with a connection of its own.
+    expect(&daemon, &pid, &[("tls_not_followed", 2, None)])?;
+    let listed = listed(&list(&daemon)?, &pid)?;
+    ensure!(listed.iter().all(|(_, entry)| entry.advice.contains("JSSE")), "{listed:?}");
+    daemon.wait_for_sum("observer_gaps_total", &[("cause", "tls_not_followed")], 1.0..)?;
+    daemon.settle(&[Expected::nothing(server.identity())])?;
     server.stop()?;
     daemon.stop()
 }

@@ -10,13 +10,17 @@
 
 use crate::{
     counter::Counter,
-    record::{RecordHeader, direction, record_kind},
+    record::{RecordHeader, direction, record_kind, tie},
     tls::{
-        balance::{Balance, Order, Verdict},
+        balance::{Balance, Order},
         cipher::Cipher,
-        records::{BUFFER_LENGTH, Records, Take, event},
+        records::{BUFFER_LENGTH, Records, event},
     },
 };
+
+mod per_direction;
+
+pub use per_direction::{Fragments, RecordWalk, SecuredDirection};
 
 /// States of a TLS connection.
 pub mod state {
@@ -42,47 +46,6 @@ const LATE_PATIENCE: u8 = 30;
 /// How many pieces of plaintext in a row must be as long as the record that the same thread has read before, until the
 /// library's object is taken for that of the socket.
 const AGREEMENTS: u8 = 3;
-
-/// One direction.
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-pub struct SecuredDirection {
-    /// The records at the socket.
-    pub records: Records,
-    balance: Balance,
-    /// A copy of that, to find out what the end would be. Here, because the stack has no room for it.
-    tried: Balance,
-    /// Up to this position the plaintext is complete, or a doubt was reported.
-    proven: u64,
-    /// As far as that was reported.
-    reported: u64,
-    /// Records of application data when both sides were last level.
-    level_records: u64,
-    /// Bytes of content that were counted because nothing follows them.
-    unfollowed: u64,
-    /// Bytes of plaintext that were not seen, as the last comparison has found out.
-    unseen: u64,
-    /// Bits of `tls::records::event` in the transfer.
-    events: u32,
-    /// Not 0 if the last comparison found a gap.
-    gap: u32,
-    /// The socket's own counter after the last transfer.
-    sequence: u32,
-    /// Transfers so far.
-    transfers: u32,
-    /// Not 0 if plaintext may be missing behind [`Self::proven`], until that is reported.
-    doubt: u8,
-    /// Not 0 once plaintext was seen.
-    begun: u8,
-    /// Not 0 if plaintext is seen before its records are.
-    plaintext_first: u8,
-    /// Not 0 during a walk over a transfer.
-    walking: u8,
-    /// Not 0 during a walk over plaintext.
-    reading: u8,
-    /// Padding.
-    _reserved: [u8; 3],
-}
 
 /// One end of a TLS connection: a socket of a process on this node.
 #[derive(Clone, Copy, Debug)]
@@ -115,8 +78,10 @@ pub struct Secured {
     late: u8,
     /// The direction in which the first alert was sent that nothing has followed: that end closes first, whatever TCP shows.
     left_by: u8,
+    /// One of `record::tie`.
+    pub tie: u8,
     /// Padding.
-    _reserved: [u8; 2],
+    _reserved: u8,
     /// By `record::direction`.
     pub directions: [SecuredDirection; 2],
 }
@@ -171,259 +136,6 @@ pub enum Settled {
     OneSided,
 }
 
-/// The bytes of a transfer at the socket.
-pub trait Fragments {
-    /// Bytes that are left in the current buffer.
-    fn left(&self) -> u64;
-
-    /// Whether all bytes have been passed over.
-    fn is_empty(&self) -> bool;
-
-    /// Moves to the next buffer. `None` if its description cannot be read.
-    fn next(&mut self) -> Option<()>;
-
-    /// Passes over `n` bytes of the current buffer.
-    fn advance(&mut self, n: u32);
-
-    /// Reads the next `n` bytes into the buffer of the records, at this offset. `None` if they cannot be read.
-    fn read(&mut self, n: u32, records: &mut Records, at: u32) -> Option<()>;
-}
-
-/// A walk over one transfer, record by record: the context of the kernel's loop.
-#[derive(Debug)]
-#[repr(C)]
-pub struct RecordWalk<'a, F> {
-    /// The direction. Events are put there: on the stack, the verifier would follow the loop for each of their values.
-    pub own: &'a mut SecuredDirection,
-    /// The bytes.
-    pub fragments: &'a mut F,
-}
-
-impl<F: Fragments> RecordWalk<'_, F> {
-    /// Takes one step. Returns whether there is more.
-    #[inline(always)]
-    pub fn step(&mut self) -> bool {
-        self.try_step().is_some() && !self.fragments.is_empty()
-    }
-
-    #[inline(always)]
-    fn try_step(&mut self) -> Option<()> {
-        if self.fragments.left() == 0 {
-            if self.fragments.is_empty() {
-                return None;
-            }
-            return self.fragments.next();
-        }
-        let Self { own, fragments } = self;
-        let want = own.records.want();
-        let left = fragments.left();
-        let n = if left < u64::from(want.length) { left as u32 } else { want.length };
-        if let Take::Read = want.take {
-            fragments.read(n, &mut own.records, want.at)?;
-        }
-        fragments.advance(n);
-        own.events |= own.records.took(want, n);
-        Some(())
-    }
-}
-
-impl SecuredDirection {
-    const NEW: Self = Self {
-        records: Records::at_opening(),
-        balance: Balance::from_start(Order::RecordsFirst),
-        tried: Balance::from_start(Order::RecordsFirst),
-        proven: 0,
-        reported: 0,
-        level_records: 0,
-        unfollowed: 0,
-        unseen: 0,
-        events: 0,
-        gap: 0,
-        sequence: 0,
-        transfers: 0,
-        doubt: 0,
-        begun: 0,
-        plaintext_first: 0,
-        walking: 0,
-        reading: 0,
-        _reserved: [0; 3],
-    };
-
-    /// Whether plaintext was seen.
-    #[inline(always)]
-    pub const fn is_begun(&self) -> bool {
-        self.begun != 0
-    }
-
-    /// A walk over plaintext begins or ends.
-    #[inline(always)]
-    pub const fn set_reading(&mut self, reading: bool) {
-        self.reading = reading as u8;
-    }
-
-    #[inline(always)]
-    const fn begin_plaintext(&mut self, order: Order, balance: Balance) {
-        self.balance = balance;
-        self.balance.expects(order);
-        self.plaintext_first = matches!(order, Order::PlaintextFirst) as u8;
-        self.begun = 1;
-    }
-
-    /// `n` bytes of plaintext were seen.
-    #[inline(always)]
-    fn saw(&mut self, n: u64, cipher: Cipher) {
-        self.balance.saw(n);
-        if self.plaintext_first == 0 {
-            self.level(cipher);
-        }
-    }
-
-    /// Whether bytes are at the socket whose plaintext is still to be seen, because the call has not returned. `counter` is
-    /// the socket's.
-    #[inline(always)]
-    const fn is_under_way(&self, counter: u32) -> bool {
-        let follows = self.begun != 0 && self.plaintext_first == 0;
-        let has_moved = counter.wrapping_sub(self.sequence) > 1;
-        follows && (has_moved || self.level_records != self.records.application())
-    }
-
-    /// The record of a doubt, if there is one: what was seen up to now and is not proven, may have a gap.
-    #[inline(always)]
-    pub fn doubted(&self, connection: u64, direction: u8) -> Option<RecordHeader> {
-        (self.doubt != 0).then(|| RecordHeader {
-            connection,
-            position: self.proven,
-            length: self.balance.seen() - self.proven,
-            kind: record_kind::DOUBTED,
-            direction,
-            ..RecordHeader::default()
-        })
-    }
-
-    /// The doubt was reported.
-    #[inline(always)]
-    pub const fn reported_doubt(&mut self) {
-        self.proven = self.balance.seen();
-        self.doubt = 0;
-    }
-
-    /// Passes over the gap before a transfer of `total` bytes, and whatever was before the first transfer.
-    #[inline(always)]
-    fn pass_gap(&mut self, total: u64, counted: Counted) {
-        let Counted { sequence, moved, is_shut } = counted;
-        let gap = sequence.wrapping_sub(total as u32).wrapping_sub(self.sequence);
-        // A FIN counts as a byte: one that was read together with the last bytes, or that another thread has sent since.
-        let gap = if gap == 1 && is_shut { 0 } else { gap };
-        let is_first = self.transfers == 0;
-        // The counter may be behind: two threads share a direction without a lock.
-        let gap = if is_first || gap > i32::MAX as u32 { 0 } else { gap };
-        self.sequence = sequence;
-        if is_first && moved != 0 {
-            self.records = Records::joined_late();
-        } else if gap != 0 {
-            let _ = self.records.pass_gap(u64::from(gap));
-        }
-    }
-
-    /// Not inlined, as the other comparisons: the verifier would follow what comes next for each of their results, which
-    /// are put into fields for the same reason.
-    #[inline(never)]
-    fn level(&mut self, cipher: Cipher) {
-        if self.begun != 0 && self.balance.level(&self.records, cipher) {
-            self.level_records = self.records.application();
-            self.prove();
-        }
-    }
-
-    #[inline(always)]
-    const fn prove(&mut self) {
-        let level_at = self.balance.level_at();
-        if self.doubt == 0 && level_at > self.proven {
-            self.proven = level_at;
-        }
-    }
-
-    /// Compares records and plaintext; to be called about once a second.
-    #[inline(never)]
-    fn settle(&mut self, cipher: Cipher) {
-        self.gap = 0;
-        self.unseen = 0;
-        if self.begun == 0 || self.walking != 0 || self.reading != 0 {
-            return;
-        }
-        let transfers = self.transfers;
-        let verdict = self.balance.settle(&self.records, cipher);
-        if self.transfers != transfers {
-            // Another CPU has changed the records meanwhile.
-            self.doubt(Verdict::Unknown);
-            return;
-        }
-        match verdict {
-            Verdict::Open => return,
-            Verdict::Exact => self.prove(),
-            verdict => self.doubt(verdict),
-        }
-        self.level_records = self.records.application();
-    }
-
-    /// Finds out whether nothing is missing if the connection ends now: then [`Self::gap`] is 0.
-    #[inline(never)]
-    fn try_end(&mut self, cipher: Cipher) {
-        self.tried = self.balance;
-        let is_exact = self.tried.end(&self.records, cipher) == Verdict::Exact;
-        self.gap = u32::from(self.begun == 0 || self.doubt != 0 || !is_exact);
-    }
-
-    /// Compares for the last time.
-    #[inline(never)]
-    fn end(&mut self, cipher: Cipher) {
-        self.gap = 0;
-        self.unseen = 0;
-        if self.begun == 0 || self.doubt != 0 {
-            self.gap = 1;
-            return;
-        }
-        let is_complete = self.balance.level_at() == self.balance.seen();
-        match self.balance.end(&self.records, cipher) {
-            // Whatever the library has taken and not sent is not on the wire.
-            Verdict::Exact => {
-                let sent = self.balance.seen() - self.balance.unsent();
-                self.proven = if sent > self.proven { sent } else { self.proven };
-            }
-            // A library that is closed has not returned all that it had received: what was seen is complete, and the
-            // process did not want the rest.
-            Verdict::Gap(_) if is_complete && self.plaintext_first == 0 => {
-                self.prove();
-                self.gap = 1;
-            }
-            verdict => self.doubt(verdict),
-        }
-    }
-
-    /// Doubts what is not proven.
-    #[inline(always)]
-    const fn doubt(&mut self, verdict: Verdict) {
-        self.doubt = 1;
-        self.gap = 1;
-        if let Verdict::Gap(bytes) = verdict {
-            self.unseen = bytes;
-        }
-    }
-
-    /// Bytes of content that were not counted yet, if nothing follows them.
-    #[inline(always)]
-    const fn count_unfollowed(&mut self, cipher: Cipher) -> u64 {
-        let overhead = match cipher.overhead() {
-            Some(overhead) => overhead,
-            None => 0,
-        };
-        let content = self.records.content(overhead);
-        let bytes = content.wrapping_sub(self.unfollowed);
-        self.unfollowed = content;
-        bytes
-    }
-}
-
 impl Secured {
     /// A connection that begins.
     pub const NEW: Self = Self {
@@ -441,7 +153,8 @@ impl Secured {
         agreed: 0,
         late: 0,
         left_by: direction::UNKNOWN,
-        _reserved: [0; 2],
+        tie: tie::UNKNOWN,
+        _reserved: 0,
         directions: [SecuredDirection::NEW; 2],
     };
 
@@ -455,7 +168,7 @@ impl Secured {
     /// Whether the direction's first transfer is still to come.
     #[inline(always)]
     pub fn is_first(&mut self, sent: u8) -> bool {
-        self.direction(sent).transfers == 0
+        self.direction(sent).is_first()
     }
 
     /// The plaintext so far was not frames. Returns whether the next is to be tried: then nothing of it was seen.
@@ -469,8 +182,8 @@ impl Secured {
         let was_given_up = self.waited >= self.patience();
         self.state = if was_given_up { state::NOT_FOLLOWED } else { state::OPENING };
         let [received, sent] = &mut self.directions;
-        received.begun = 0;
-        sent.begun = 0;
+        received.forget_plaintext();
+        sent.forget_plaintext();
         true
     }
 
@@ -554,16 +267,7 @@ impl Secured {
         if counted.moved != 0 && self.is_first(sent) {
             self.late = 1;
         }
-        let own = self.direction(sent);
-        own.walking = 1;
-        own.pass_gap(total, counted);
-        own.transfers = own.transfers.wrapping_add(1);
-        if own.plaintext_first == 0 {
-            own.level(cipher);
-        }
-        own.records.begin();
-        own.events = 0;
-        own.records.bytes() + total
+        self.direction(sent).begin_transfer(total, counted, cipher)
     }
 
     /// The transfer ends after a [`RecordWalk`], which may not have come to the end.
@@ -571,14 +275,7 @@ impl Secured {
     pub fn end(&mut self, sent: u8, end: u64) -> Shown {
         let cipher = self.cipher;
         let own = self.direction(sent);
-        let unread = end.wrapping_sub(own.records.bytes());
-        if unread != 0 {
-            let _ = own.records.pass_gap(unread);
-        }
-        if own.plaintext_first != 0 {
-            own.level(cipher);
-        }
-        own.walking = 0;
+        own.end_transfer(end, cipher);
         let events = own.events;
         let has_alert = own.records.alerts_at_end() | own.records.alerts() != 0;
         let Records { buffer, .. } = own.records;
@@ -618,7 +315,7 @@ impl Secured {
             let other = self.direction(sent ^ 1);
             // What was sent is seen as the write returns: then the answer to it may have passed already.
             let may_be_answered = sent == direction::SENT && matches!(order, Order::RecordsFirst);
-            if other.begun == 0 {
+            if !other.is_begun() {
                 other.balance = if may_be_answered {
                     Balance::joined_late(order)
                 } else {
@@ -693,7 +390,7 @@ impl Secured {
             let mut is_whole = true;
             for direction in &mut self.directions {
                 direction.settle(cipher);
-                if direction.gap != 0 {
+                if direction.has_gap() {
                     count(Counter::TlsUnseen, direction.unseen);
                 }
                 is_whole &= direction.is_begun();
@@ -777,13 +474,13 @@ impl Secured {
     pub fn has_unread(&self, arrived: u32) -> bool {
         let [received, _] = &self.directions;
         // One more byte is a FIN.
-        arrived.wrapping_sub(received.sequence) as i32 > 1
+        received.moved_since(arrived) as i32 > 1
     }
 
     /// Whether another CPU walks over a transfer or plaintext of it.
     #[inline(always)]
     pub fn is_busy(&self) -> bool {
-        self.directions.iter().any(|own| own.walking | own.reading != 0)
+        self.directions.iter().any(SecuredDirection::is_busy)
     }
 
     /// Whether nothing is missing if the connection ends now. Otherwise a transfer, or a call of the library, may not have
@@ -798,10 +495,9 @@ impl Secured {
         received.try_end(cipher);
         sent.try_end(cipher);
         let [copied, written] = counters;
+        let has_gap = received.has_gap() | sent.has_gap();
         // One more byte is a FIN.
-        let is_level =
-            |own: &SecuredDirection, counter: u32| counter.wrapping_sub(own.sequence) <= 1;
-        received.gap | sent.gap == 0 && is_level(received, copied) && is_level(sent, written)
+        !has_gap && received.moved_since(copied) <= 1 && sent.moved_since(written) <= 1
     }
 
     /// Ends the connection. Returns the directions with a gap, as bits of `RecordHeader::flags`; `count` gets what was
@@ -816,7 +512,7 @@ impl Secured {
         let mut flags = 0;
         for (direction, bit) in self.directions.iter_mut().zip([1, 2]) {
             direction.end(cipher);
-            if direction.gap != 0 {
+            if direction.has_gap() {
                 flags |= bit;
                 if direction.unseen != 0 {
                     count(Counter::TlsUnseen, direction.unseen);

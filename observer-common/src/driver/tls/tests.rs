@@ -429,7 +429,7 @@ fn other_protocols_and_suites_are_left_alone() {
 #[test]
 fn one_direction_alone_is_given_up_after_a_while() {
     let mut end = End::open(Order::RecordsFirst);
-    end.secured.directions[usize::from(RECEIVED)].begun = 0;
+    end.secured.directions[usize::from(RECEIVED)].forget_plaintext();
     let settled: Vec<_> = (0..40).map(|_| end.settles()).collect();
     let at = settled.iter().position(|settled| *settled == Settled::OneSided);
     assert_eq!(at, Some(29));

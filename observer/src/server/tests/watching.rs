@@ -7,6 +7,7 @@ use observer_core::{
     call::{CallKey, CallProtocol, CallSink as _, Code, Role},
     names::PathId,
     process::{Comm, Processes},
+    record::Tie,
 };
 
 /// A snapshot with one call of each of these paths.
@@ -240,6 +241,7 @@ fn connections_are_listed_at_most_once_a_second() {
             joined_late: 0,
             with_gaps: 0,
             advice,
+            tied: [(Tie::Descriptor, 2)].into(),
         };
         let process = Process {
             pid: 47,
@@ -256,6 +258,7 @@ fn connections_are_listed_at_most_once_a_second() {
     assert!(page.header("content-security-policy").is_some());
     assert!(page.text().contains("<b>&lt;b&gt;shop&lt;/b&gt;</b> <small>47</small>"));
     assert!(page.text().contains("&quot;not&quot; measured"), "{}", page.text());
+    assert!(page.text().contains("tied to sockets by the file descriptor (2)"), "{}", page.text());
     let json = served.get("/api/v1/connections");
     assert_eq!(json.header("content-type"), Some("application/json"));
     let model: Connections = serde_json::from_str(json.text()).expect("a model");

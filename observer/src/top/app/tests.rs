@@ -170,6 +170,7 @@ fn connections(count: u32) -> Update {
             joined_late: 0,
             with_gaps: 0,
             advice: Some("TLS is not followed: start the daemon with --tls auto".into()),
+            tied: [].into(),
         }],
         libraries: Vec::new(),
     };
