@@ -1,7 +1,7 @@
 //! Commands of bpf(2) for which aya has no function.
 
 use std::{
-    ffi::CStr,
+    ffi::{CStr, c_char},
     io, mem,
     os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
 };
@@ -72,7 +72,8 @@ pub(super) fn load_uprobe(
         load.log_size = log.len() as u32;
     }
     for (to, from) in load.prog_name.iter_mut().zip(name.to_bytes().iter().take(15)) {
-        *to = from.cast_signed();
+        // Signed on x86-64, not on aarch64.
+        *to = c_char::from_ne_bytes([*from]);
     }
     new(bpf_cmd::BPF_PROG_LOAD, &mut attr)
 }
