@@ -1,9 +1,8 @@
 //! The system call that a task is in: its number and arguments show the buffers of a transfer.
 
-use aya_ebpf::{
-    bindings::pt_regs,
-    helpers::{bpf_probe_read_user, generated::bpf_task_pt_regs},
-};
+#[cfg(bpf_target_arch = "x86_64")]
+use aya_ebpf::helpers::bpf_probe_read_user;
+use aya_ebpf::{bindings::pt_regs, helpers::generated::bpf_task_pt_regs};
 use observer_common::{
     layout::Field,
     record::direction::{RECEIVED, SENT},
@@ -19,6 +18,7 @@ pub struct Syscall {
     number: u32,
     arguments: Arguments,
     /// Not 0 for one of a 32-bit process.
+    #[cfg(bpf_target_arch = "x86_64")]
     compat: u32,
 }
 
@@ -42,7 +42,12 @@ impl Syscall {
     /// they were at its entry.
     #[inline(always)]
     pub fn left(number: u32) -> Self {
-        Self { number, arguments: Arguments::native(registers()), compat: 0 }
+        Self {
+            number,
+            arguments: Arguments::native(registers()),
+            #[cfg(bpf_target_arch = "x86_64")]
+            compat: 0,
+        }
     }
 
     /// The file descriptor argument of a 64-bit process.
@@ -103,7 +108,7 @@ impl Syscall {
         // `syscallno`, after `orig_x0`.
         // SAFETY: likewise.
         let number = unsafe { *registers.add(1).cast::<u32>().add(2) };
-        Some(Self { number, arguments, compat: 0 })
+        Some(Self { number, arguments })
     }
 
     /// Its meaning; `None` for other system calls.
