@@ -4,7 +4,7 @@
 //! no allocation that the file's size does not bound, and no assumption about alignment. The layouts are those of
 //! the System V ABI, chapters 4 and 5 (<https://gabi.xinuos.com/>).
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use memchr::memmem;
 
@@ -254,20 +254,20 @@ impl<'a> Elf<'a> {
         found
     }
 
-    /// The words that the loader sets to the address of one of these functions, by name.
-    pub(crate) fn slots_of(&self, names: &[&[u8]]) -> Result<BTreeSet<u64>, Refusal> {
-        let mut slots = BTreeSet::new();
+    /// The words that the loader sets to the address of one of these functions, with the position of its name.
+    pub(crate) fn slots_of(&self, names: &[&[u8]]) -> Result<BTreeMap<u64, usize>, Refusal> {
+        let mut slots = BTreeMap::new();
         let Some(table) = self.sections.iter().find(|it| it.kind == SHT_DYNSYM) else {
             return Ok(slots);
         };
         let strings = self.sections.get(table.link as usize).and_then(|it| self.content(it));
         let entries = self.content(table).unwrap_or_default().chunks_exact(24);
-        let has_name = |entry: &[u8]| {
+        let position = |entry: &[u8]| {
             let name = u32_at(entry, 0).unwrap_or_default();
-            names.iter().any(|wanted| is_string(strings.unwrap_or_default(), name, wanted))
+            names.iter().position(|wanted| is_string(strings.unwrap_or_default(), name, wanted))
         };
-        let wanted: Vec<u32> =
-            (0..).zip(entries).filter(|(_, it)| has_name(it)).map(|(index, _)| index).collect();
+        let wanted: BTreeMap<u32, usize> =
+            (0..).zip(entries).filter_map(|(index, it)| Some((index, position(it)?))).collect();
         let mut left = self.file.len();
         for section in self.sections.iter().filter(|it| it.kind == SHT_RELA) {
             let content = self.content(section).ok_or(Refusal::Malformed)?;
@@ -275,8 +275,8 @@ impl<'a> Elf<'a> {
             left = left.checked_sub(content.len()).ok_or(Refusal::Malformed)?;
             for entry in content.chunks_exact(24) {
                 let symbol = u32_at(entry, 12).unwrap_or_default();
-                if wanted.binary_search(&symbol).is_ok() {
-                    slots.extend(u64_at(entry, 0));
+                if let Some(name) = wanted.get(&symbol) {
+                    slots.extend(u64_at(entry, 0).map(|slot| (slot, *name)));
                 }
             }
         }

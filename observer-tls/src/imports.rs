@@ -2,19 +2,23 @@
 //! through these words. Even a function of the same file may be called in this way, so that another file can put its
 //! own in its place.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use crate::bytes::{i32_at, u32_at};
 use crate::code::Function;
 use crate::elf::Elf;
 use crate::machine::Machine;
 
-/// If a function calls what one of these words has the address of.
-pub(crate) fn calls_through(elf: &Elf, function: &Function, slots: &BTreeSet<u64>) -> bool {
-    function.targets().any(|target| {
-        let is_slot = |slot: &u64| slots.contains(slot);
-        is_slot(&target) || slot_of_stub(elf, target).as_ref().is_some_and(is_slot)
-    })
+/// What a function calls or jumps to through these words: what they stand for.
+pub(crate) fn called_through(
+    elf: &Elf,
+    function: &Function,
+    slots: &BTreeMap<u64, usize>,
+) -> Vec<usize> {
+    let slot = |target: u64| {
+        slots.get(&target).or_else(|| slots.get(&slot_of_stub(elf, target)?)).copied()
+    };
+    function.targets().filter_map(slot).collect()
 }
 
 /// The word that a stub of the procedure linkage table jumps through.

@@ -3,6 +3,7 @@
 //! *By symbols.* `libssl.so` exports its functions, and so does a program that lets its own extensions use its
 //! OpenSSL (Node.js). The exported `SSL_read` and its three siblings each do their work in an internal function and
 //! return from a return instruction of their own. Since 3.3, `SSL_write_ex` jumps to `SSL_write_ex2`, and that is probed.
+//! Debian's 3.5 jumps by name, through the table of imports.
 //!
 //! *Stripped.* Since 3.0 a function that raises an error passes its own name (`ERR_set_debug(file, line, function)`).
 //! `SSL_read` and `SSL_write` raise one if the length is negative. So the function that passes the names of
@@ -21,7 +22,7 @@ use crate::elf::{Elf, Symbol};
 use crate::functions::Functions;
 use crate::getters::{copied_field, returned_field};
 use crate::hook::{Hook, Routine, extent};
-use crate::imports::calls_through;
+use crate::imports::called_through;
 use crate::library::{Kind, Layout, Library, SocketBio};
 use crate::references::{MAX_STRINGS, for_each_call, functions_that_refer, names_of_files};
 use crate::refusal::Refusal;
@@ -37,6 +38,7 @@ pub(crate) fn by_symbols(
     functions: Option<&Functions>,
     symbols: &Symbols,
 ) -> Result<Library, Refusal> {
+    // In the order of `NAMES`.
     let routines = [
         (&symbols.read, Routine::SslRead),
         (&symbols.read_ex, Routine::SslReadEx),
@@ -45,22 +47,24 @@ pub(crate) fn by_symbols(
         (&symbols.write_ex2, Routine::SslWriteEx2),
     ];
     let mut found = Vec::new();
-    for (symbols, routine) in routines {
+    for (name, (symbols, routine)) in routines.into_iter().enumerate() {
         if let Some(symbol) = one(symbols)? {
-            found.push((Function::decode(elf, extent(functions, symbol)?)?, routine));
+            found.push((Function::decode(elf, extent(functions, symbol)?)?, name, routine));
         }
     }
     let slots = elf.slots_of(&NAMES)?;
     let mut hooks = Vec::new();
-    for (function, routine) in &found {
-        // Another file may have another function of that name.
-        if calls_through(elf, function, &slots) {
+    for (function, name, routine) in &found {
+        let called = called_through(elf, function, &slots);
+        // It is another file's function, or this function itself in another file.
+        if called.iter().any(|it| it == name || !found.iter().any(|(_, other, _)| other == it)) {
             return Err(Refusal::Ambiguous);
         }
         // What one of them does through another one is seen there.
-        let passes_on = |(other, _): &(Function, Routine)| {
+        let passes_on = |(other, other_name, _): &(Function, usize, Routine)| {
             let start = other.range.start;
-            start != function.range.start && function.targets().any(|target| target == start)
+            let is_called = || function.targets().any(|target| target == start);
+            called.contains(other_name) || (start != function.range.start && is_called())
         };
         if !found.iter().any(passes_on) {
             hooks.append(&mut hooks_in(elf, functions, function, *routine)?);
