@@ -98,6 +98,7 @@ impl Registers {
     }
 
     /// The seventh argument of a C function.
+    #[expect(clippy::unnecessary_wraps, reason = "on x86-64 it is read from the stack")]
     #[inline(always)]
     pub fn seventh(&self, _: u32) -> Option<u64> {
         Some(self.at::<{ numbered(6) }>())
