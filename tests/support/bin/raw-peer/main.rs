@@ -3,7 +3,7 @@
 
 mod aio;
 mod calls;
-#[cfg(target_arch = "x86_64")]
+#[cfg_attr(not(target_arch = "x86_64"), path = "no_compat.rs")]
 mod compat;
 mod ring;
 mod sockets;
