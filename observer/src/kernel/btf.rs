@@ -133,6 +133,18 @@ impl<'a> Btf<'a> {
         Some(bits / 8)
     }
 
+    /// The identifier of a function.
+    pub(super) fn function(&self, name: &str) -> Option<u32> {
+        let is_it = |&begin: &u32| {
+            let found = self.types.get(begin as usize..).and_then(Type::parse);
+            found.is_some_and(|(found, _)| {
+                found.kind() == kind::FUNC && self.name(found.name) == name.as_bytes()
+            })
+        };
+        // Identifier 0 is `void`.
+        u32::try_from(self.begins.iter().position(is_it)? + 1).ok()
+    }
+
     /// The names of a function's parameters.
     pub(super) fn parameters(&self, function: &str) -> Option<Vec<&'a [u8]>> {
         let prototype = self.named(kind::FUNC, function)?.size_or_type;

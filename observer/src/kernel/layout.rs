@@ -9,7 +9,7 @@ use observer_common::{
     settings::{NO_KIND, WITH_ADDRESS, WITH_NEITHER, WITH_NONBLOCK},
 };
 
-use super::btf::Btf;
+use super::{btf::Btf, private_stack::PreemptionControl};
 use crate::{config::Backend, files::all_of};
 
 /// Maximum size of a kernel's BTF in bytes; usual are some 6 MiB.
@@ -34,6 +34,10 @@ pub struct Layout {
     pub mptcp: bool,
     /// Whether the programs at the tracepoints of system calls can be preempted (`trace_call_bpf_faultable`).
     pub syscalls_preempt: bool,
+    /// Whether functions of programs may have a stack for each CPU (`bpf_jit_supports_private_stack`).
+    has_private_stacks: bool,
+    /// The kernel's functions for preemption, if programs can call them.
+    preemption: Option<PreemptionControl>,
 }
 
 impl Layout {
@@ -56,6 +60,11 @@ impl Layout {
             sockets: Ok(()),
             mptcp: false,
             syscalls_preempt: btf.parameters("trace_call_bpf_faultable").is_some(),
+            has_private_stacks: btf.function("bpf_jit_supports_private_stack").is_some(),
+            preemption: btf
+                .function("bpf_preempt_disable")
+                .zip(btf.function("bpf_preempt_enable"))
+                .map(|(disable, enable)| PreemptionControl { disable, enable }),
         };
         for (place, &field) in layout.offsets.iter_mut().zip(Field::ALL) {
             let (container, paths) = field.place();
@@ -78,6 +87,15 @@ impl Layout {
         let functions = layout.read_functions(btf);
         layout.functions = layout.functions.and(functions);
         Ok(layout)
+    }
+
+    /// How the program for TLS libraries disables preemption, if it must.
+    pub(super) fn preemption_to_disable(&self) -> Result<Option<PreemptionControl>> {
+        if !self.has_private_stacks {
+            return Ok(None);
+        }
+        let preemption = self.preemption.context("this kernel has no bpf_preempt_disable")?;
+        Ok(Some(preemption))
     }
 
     fn read_functions(&mut self, btf: &Btf<'_>) -> Result<(), String> {

@@ -8,6 +8,7 @@ mod layout;
 #[cfg(feature = "kernel-log")]
 mod log;
 mod preemption;
+mod private_stack;
 mod probes;
 mod programs;
 mod ring;

@@ -158,7 +158,8 @@ impl Probes {
         layout.supports(backend)?;
         let mut ebpf = load(backend, config, layout, counted_only, method.is_some())?;
         select(&mut ebpf, config)?;
-        let tls = method.map(|method| tls(&mut ebpf, method).context(TlsRefused)).transpose()?;
+        let tls = method.map(|method| tls(&mut ebpf, layout, method).context(TlsRefused));
+        let tls = tls.transpose()?;
         let rings = rings(&mut ebpf, config)?;
         let counts = ebpf.take_map("COUNTS").context("the BPF programs have no map COUNTS")?;
         let counts = PerCpuArray::try_from(counts)?;
@@ -318,8 +319,9 @@ impl Display for TlsRefused {
     }
 }
 
-fn tls(ebpf: &mut Ebpf, method: Method) -> Result<TlsProbes> {
-    let uprobes = Uprobes::load(ebpf, OBJECT, method)?;
+fn tls(ebpf: &mut Ebpf, layout: &Layout, method: Method) -> Result<TlsProbes> {
+    let preemption = layout.preemption_to_disable()?;
+    let uprobes = Uprobes::load(ebpf, OBJECT, method, preemption)?;
     let pids = ebpf.take_map("TLS_PIDS").context("the BPF programs have no map TLS_PIDS")?;
     Ok(TlsProbes { uprobes, pids: RingBuf::try_from(pids)? })
 }

@@ -26,6 +26,7 @@ use tracing::debug;
 
 use super::{
     ProgramSize,
+    private_stack::PreemptionControl,
     sys::{self, Functions},
 };
 
@@ -139,8 +140,13 @@ impl FileLinks {
 }
 
 impl Uprobes {
-    /// Loads the program of `object`, whose maps are those of `ebpf`.
-    pub(super) fn load(ebpf: &Ebpf, object: &[u8], method: Method) -> Result<Self> {
+    /// Loads the program of `object`, whose maps are those of `ebpf`. With `preemption`, it is disabled meanwhile.
+    pub(super) fn load(
+        ebpf: &Ebpf,
+        object: &[u8],
+        method: Method,
+        preemption: Option<PreemptionControl>,
+    ) -> Result<Self> {
         let mut object = Object::parse(object).context("cannot read the BPF programs")?;
         let btf = match features().btf() {
             Some(features) => {
@@ -159,7 +165,12 @@ impl Uprobes {
         let function = object.functions.get(&program.function_key());
         let function = function.with_context(|| format!("the program {PROGRAM} has no code"))?;
         let name = CString::new(PROGRAM)?;
-        let records = function.func_info.func_info_bytes();
+        let mut instructions = function.instructions.clone();
+        let mut records = function.func_info.func_info_bytes();
+        if let Some(preemption) = preemption {
+            let length = function.func_info_rec_size;
+            preemption.disable_in(&mut instructions, &mut records, length)?;
+        }
         let functions = btf.as_ref().map(|btf| Functions {
             btf: btf.as_fd(),
             records: &records,
@@ -167,17 +178,10 @@ impl Uprobes {
         });
         let load = |log: &mut [u8]| {
             let (functions, attach) = (functions.as_ref(), method.attach_type());
-            sys::load_uprobe(
-                &name,
-                &function.instructions,
-                functions,
-                &program.license,
-                attach,
-                log,
-            )
+            sys::load_uprobe(&name, &instructions, functions, &program.license, attach, log)
         };
         match load(&mut []) {
-            Ok(program) => Ok(Self { program, instructions: function.instructions.len(), method }),
+            Ok(program) => Ok(Self { program, instructions: instructions.len(), method }),
             Err(error) => {
                 let mut log = vec![0; 1 << 20];
                 // It fails again, or its log is not needed.
