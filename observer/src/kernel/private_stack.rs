@@ -54,7 +54,7 @@ impl PreemptionControl {
             if at >= main {
                 continue;
             }
-            if target(at, it).is_some() {
+            if target(at, *it).is_some() {
                 it.imm += after.len() as i32;
             } else if it.code == EXIT {
                 *it = instruction(JUMP);
@@ -76,13 +76,13 @@ impl PreemptionControl {
 
 /// The number of instructions of the main function: the first of the others comes after it.
 fn main_function(instructions: &[bpf_insn]) -> Option<usize> {
-    let others = instructions.iter().enumerate().filter_map(|(at, it)| target(at, it));
+    let others = instructions.iter().enumerate().filter_map(|(at, it)| target(at, *it));
     let main = others.min().unwrap_or(instructions.len());
     (1..=instructions.len()).contains(&main).then_some(main)
 }
 
 /// The function that an instruction calls, or whose address it loads.
-fn target(at: usize, it: &bpf_insn) -> Option<usize> {
+fn target(at: usize, it: bpf_insn) -> Option<usize> {
     let is_call = it.code == CALL && it.src_reg() == OF_FUNCTION;
     let is_address = it.code == LOAD_ADDRESS && it.src_reg() == ADDRESS_OF_FUNCTION;
     (is_call || is_address).then_some(())?;
