@@ -265,8 +265,6 @@ pub mod open_flag {
     /// `OpenItem::pair` has [`pair::starts`](super::pair::starts) instead, from counters that may have moved meanwhile: two
     /// items must agree.
     pub const SAMPLED: u16 = 1 << 1;
-    /// The upper byte is one of [`tie`](super::tie).
-    pub const TIE: u16 = 0xff00;
 }
 
 /// What shows that an object of a TLS library is a socket's.
@@ -301,7 +299,7 @@ pub struct OpenItem {
     pub remote_port: u16,
     /// `AF_INET`, `AF_INET6` or `AF_UNIX`.
     pub family: u16,
-    /// Of [`open_flag`].
+    /// Of [`open_flag`], and in the upper byte one of [`tie`].
     pub flags: u16,
     /// Name of the process's main thread.
     pub comm: [u8; 16],

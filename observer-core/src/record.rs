@@ -226,8 +226,8 @@ pub enum Tie {
 }
 
 impl Tie {
-    fn of(number: u16) -> Option<Self> {
-        Some(match u8::try_from(number).ok()? {
+    const fn of(number: u8) -> Option<Self> {
+        Some(match number {
             tie::RANDOM => Self::ClientRandom,
             tie::DESCRIPTOR => Self::Descriptor,
             tie::CALL => Self::Call,
@@ -424,7 +424,7 @@ fn open(content: &[u8]) -> Option<Item<'_>> {
     };
     let OpenItem { comm, flags, pair, .. } = item;
     let [joined, is_sample] = [open_flag::JOINED, open_flag::SAMPLED].map(|bit| flags & bit != 0);
-    let tie = Tie::of(flags >> open_flag::TIE.trailing_zeros());
+    let [tie, _] = flags.to_be_bytes().map(Tie::of);
     Some(Item::Open(Open { comm, joined, peer, pair, is_sample, tie }))
 }
 

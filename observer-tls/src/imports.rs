@@ -9,7 +9,7 @@ use crate::code::Function;
 use crate::elf::Elf;
 use crate::machine::Machine;
 
-/// What a function calls or jumps to through these words: what they stand for.
+/// The functions that a function calls or jumps to through these words.
 pub(crate) fn called_through(
     elf: &Elf,
     function: &Function,

@@ -135,14 +135,7 @@ impl<'a> Btf<'a> {
 
     /// The identifier of a function.
     pub(super) fn function(&self, name: &str) -> Option<u32> {
-        let is_it = |&begin: &u32| {
-            let found = self.types.get(begin as usize..).and_then(Type::parse);
-            found.is_some_and(|(found, _)| {
-                found.kind() == kind::FUNC && self.name(found.name) == name.as_bytes()
-            })
-        };
-        // Identifier 0 is `void`.
-        u32::try_from(self.begins.iter().position(is_it)? + 1).ok()
+        self.id_of(kind::FUNC, name)
     }
 
     /// The names of a function's parameters.
@@ -163,9 +156,15 @@ impl<'a> Btf<'a> {
 
     /// The first type with this kind and name. O(types).
     fn named(&self, kind: u32, name: &str) -> Option<Type<'a>> {
-        self.begins.iter().find_map(|&begin| {
+        self.type_of(self.id_of(kind, name)?)
+    }
+
+    /// The identifier of the first type with this kind and name. O(types).
+    fn id_of(&self, kind: u32, name: &str) -> Option<u32> {
+        // Identifier 0 is `void`.
+        (1..).zip(&self.begins).find_map(|(id, &begin)| {
             let (found, _) = Type::parse(self.types.get(begin as usize..)?)?;
-            (found.kind() == kind && self.name(found.name) == name.as_bytes()).then_some(found)
+            (found.kind() == kind && self.name(found.name) == name.as_bytes()).then_some(id)
         })
     }
 

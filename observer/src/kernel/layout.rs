@@ -34,10 +34,8 @@ pub struct Layout {
     pub mptcp: bool,
     /// Whether the programs at the tracepoints of system calls can be preempted (`trace_call_bpf_faultable`).
     pub syscalls_preempt: bool,
-    /// Whether functions of programs may have a stack for each CPU (`bpf_jit_supports_private_stack`).
-    has_private_stacks: bool,
-    /// The kernel's functions for preemption, if programs can call them.
-    preemption: Option<PreemptionControl>,
+    /// How the program for TLS libraries disables preemption, if it must.
+    pub(super) preemption: Result<Option<PreemptionControl>, String>,
 }
 
 impl Layout {
@@ -60,11 +58,7 @@ impl Layout {
             sockets: Ok(()),
             mptcp: false,
             syscalls_preempt: btf.parameters("trace_call_bpf_faultable").is_some(),
-            has_private_stacks: btf.function("bpf_jit_supports_private_stack").is_some(),
-            preemption: btf
-                .function("bpf_preempt_disable")
-                .zip(btf.function("bpf_preempt_enable"))
-                .map(|(disable, enable)| PreemptionControl { disable, enable }),
+            preemption: PreemptionControl::needed(btf),
         };
         for (place, &field) in layout.offsets.iter_mut().zip(Field::ALL) {
             let (container, paths) = field.place();
@@ -87,15 +81,6 @@ impl Layout {
         let functions = layout.read_functions(btf);
         layout.functions = layout.functions.and(functions);
         Ok(layout)
-    }
-
-    /// How the program for TLS libraries disables preemption, if it must.
-    pub(super) fn preemption_to_disable(&self) -> Result<Option<PreemptionControl>> {
-        if !self.has_private_stacks {
-            return Ok(None);
-        }
-        let preemption = self.preemption.context("this kernel has no bpf_preempt_disable")?;
-        Ok(Some(preemption))
     }
 
     fn read_functions(&mut self, btf: &Btf<'_>) -> Result<(), String> {

@@ -11,17 +11,19 @@
 use anyhow::{Context as _, Result};
 use aya_obj::generated::bpf_insn;
 
+use super::btf::Btf;
+
 /// The kernel's functions that disable and enable preemption, by their numbers in its BTF.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PreemptionControl {
-    pub(super) disable: u32,
-    pub(super) enable: u32,
+    disable: u32,
+    enable: u32,
 }
 
 // Opcodes (RFC 9669), and `src_reg` of calls and of addresses of functions.
 const CALL: u8 = 0x85;
 const JUMP: u8 = 0x05;
-const EXIT: u8 = 0x95;
+pub(super) const EXIT: u8 = 0x95;
 const MOVE: u8 = 0xbf;
 const MOVE_NUMBER: u8 = 0xb7;
 const LOAD_ADDRESS: u8 = 0x18;
@@ -35,6 +37,16 @@ const COPY_FROM_USER: i32 = 148;
 const PROBE_READ_USER: i32 = 112;
 
 impl PreemptionControl {
+    /// What this kernel has, if its programs may have a stack for each CPU.
+    pub(super) fn needed(btf: &Btf<'_>) -> Result<Option<Self>, String> {
+        if btf.function("bpf_jit_supports_private_stack").is_none() {
+            return Ok(None);
+        }
+        let number = |name| btf.function(name).ok_or_else(|| format!("this kernel has no {name}"));
+        let [disable, enable] = ["bpf_preempt_disable", "bpf_preempt_enable"].map(number);
+        Ok(Some(Self { disable: disable?, enable: enable? }))
+    }
+
     /// Disables preemption from the first instruction of a program to its end. `records` are those of its functions
     /// (`struct bpf_func_info`), of this length each. The program begins with its main function.
     pub(super) fn disable_in(
@@ -89,7 +101,7 @@ fn target(at: usize, it: bpf_insn) -> Option<usize> {
     (at + 1).checked_add_signed(isize::try_from(it.imm).ok()?)
 }
 
-fn instruction(code: u8) -> bpf_insn {
+pub(super) fn instruction(code: u8) -> bpf_insn {
     // SAFETY: a struct of integers, where 0 is valid for each.
     let mut instruction: bpf_insn = unsafe { std::mem::zeroed() };
     instruction.code = code;
@@ -103,7 +115,7 @@ fn register(to: u8, from: u8) -> bpf_insn {
     it
 }
 
-fn number(to: u8, number: i32) -> bpf_insn {
+pub(super) fn number(to: u8, number: i32) -> bpf_insn {
     let mut it = instruction(MOVE_NUMBER);
     it.set_dst_reg(to);
     it.imm = number;

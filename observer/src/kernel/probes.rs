@@ -320,7 +320,7 @@ impl Display for TlsRefused {
 }
 
 fn tls(ebpf: &mut Ebpf, layout: &Layout, method: Method) -> Result<TlsProbes> {
-    let preemption = layout.preemption_to_disable()?;
+    let preemption = layout.preemption.clone().map_err(Error::msg)?;
     let uprobes = Uprobes::load(ebpf, OBJECT, method, preemption)?;
     let pids = ebpf.take_map("TLS_PIDS").context("the BPF programs have no map TLS_PIDS")?;
     Ok(TlsProbes { uprobes, pids: RingBuf::try_from(pids)? })

@@ -16,17 +16,14 @@ use aya::{
     Ebpf, features,
     maps::{Map, MapData},
 };
-use aya_obj::{
-    Object,
-    generated::{bpf_attach_type, bpf_insn},
-};
+use aya_obj::{Object, generated::bpf_attach_type};
 
 use rustix::thread::{CapabilitySet, capabilities};
 use tracing::debug;
 
 use super::{
     ProgramSize,
-    private_stack::PreemptionControl,
+    private_stack::{EXIT, PreemptionControl, instruction, number},
     sys::{self, Functions},
 };
 
@@ -78,13 +75,7 @@ impl Method {
 
     /// The method that this kernel has. The error says why there is none.
     fn of_this_kernel() -> Result<Self> {
-        const RETURN_0: [(u8, i32); 2] = [(0xb7, 0), (0x95, 0)];
-        let instructions = RETURN_0.map(|(code, imm)| {
-            // SAFETY: a struct of integers, where 0 is valid for each.
-            let mut instruction: bpf_insn = unsafe { std::mem::zeroed() };
-            (instruction.code, instruction.imm) = (code, imm);
-            instruction
-        });
+        let instructions = [number(0, 0), instruction(EXIT)];
         let load =
             |attach| sys::load_uprobe(c"tls_try", &instructions, None, c"GPL", attach, &mut []);
         if let Ok(program) = load(bpf_attach_type::BPF_TRACE_UPROBE_MULTI) {

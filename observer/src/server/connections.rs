@@ -85,7 +85,7 @@ fn rows(f: &mut String, process: &Process) -> fmt::Result {
     for of in &process.connections {
         let open = of.open.map_or_else(|| "not known".into(), |open| open.to_string());
         let advice = of.advice.as_deref().unwrap_or("nothing: measured");
-        // Those over TLS: what is probed, and what ties that to the sockets.
+        // Connections over TLS have ties, and a library that is probed.
         let mut notes: Vec<String> = of.ties().into_iter().collect();
         if !notes.is_empty() {
             notes.extend(process.probed().map(Library::name));

@@ -220,11 +220,11 @@ impl SecuredDirection {
     #[inline(always)]
     pub(super) const fn is_under_way(&self, counter: u32) -> bool {
         let follows = self.begun != 0 && self.plaintext_first == 0;
-        let has_moved = counter.wrapping_sub(self.sequence) > 1;
-        follows && (has_moved || self.level_records != self.records.application())
+        follows
+            && (self.moved_since(counter) > 1 || self.level_records != self.records.application())
     }
 
-    /// The record of a doubt, if there is one: what was seen up to now and is not proven, may have a gap.
+    /// The record that says that what was seen and is not proven may have a gap. `None` without such a doubt.
     #[inline(always)]
     pub fn doubted(&self, connection: u64, direction: u8) -> Option<RecordHeader> {
         (self.doubt != 0).then(|| RecordHeader {
